@@ -1,0 +1,1 @@
+"""Llama-3.1-style alignment rounds from one recipe."""

@@ -1,0 +1,1 @@
+"""Win rates, ratings and the promotion gate."""

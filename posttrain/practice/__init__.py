@@ -1,0 +1,1 @@
+"""The practice world: tasks with a gold score, and tiny models pretrained on it."""

@@ -1,0 +1,1 @@
+"""Stages as content-addressed artifacts."""

@@ -1,0 +1,1 @@
+"""How good it is: scores, selection, verifiers, judges and agreement."""

@@ -1,0 +1,1 @@
+"""Judges: verdicts from a model that reads both answers."""

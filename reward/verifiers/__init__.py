@@ -1,0 +1,1 @@
+"""Verifiers: a score and a reason for checkable answers."""

@@ -1,0 +1,1 @@
+"""What to say: prompts, completions, filters and deduplication."""

@@ -1,0 +1,1 @@
+"""Filters that keep a row, or drop it with a reason."""

@@ -1,0 +1,1 @@
+"""Prompt generators, one per file."""
