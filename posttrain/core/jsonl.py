@@ -1,0 +1,93 @@
+"""JSON Lines: one JSON object a line, read as a stream, every fault with its line number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.atomic import PathLike
+from posttrain.core.errors import DataError
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """Write one row as one line of UTF-8 JSON, the newline included.
+
+    Raises:
+        DataError: the row holds NaN or an infinity, for which JSON has no form.
+    """
+    try:
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(f"a row cannot be written as JSON: {error}; its keys: {', '.join(map(str, row))}") from error
+    try:
+        return line.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        # A lone surrogate that came in as an escape has to leave as one.
+        return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+
+
+def decode_row(line: bytes) -> dict[str, Any] | str:
+    """Read one line; where it holds no JSON object, return the reason instead."""
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
+    except json.JSONDecodeError as error:
+        return f"not JSON: {error.msg} at column {error.colno}"
+    except _NotANumber as error:
+        return f"not JSON: {error} is no JSON number; write null or drop the row"
+    except RecursionError:
+        return "not usable: JSON nested too deeply"
+    if not isinstance(value, dict):
+        return f"expected a JSON object {{…}}, got {_kind(value)}"
+    return value
+
+
+def read_jsonl_lenient(path: PathLike) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Stream (line number from 1, row) and, for a line that is no JSON object, (line number, reason).
+
+    A byte order mark is tolerated and blank lines are skipped.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    _require_file(path)
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield number, decode_row(line)
+
+
+def read_jsonl(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stream (line number from 1, row).
+
+    Raises:
+        DataError: at the first line that is no JSON object, with file and line; or there is no such file.
+    """
+    for number, row in read_jsonl_lenient(path):
+        if isinstance(row, str):
+            raise DataError(f"{path}:{number}: {row}. Mend or remove the line.")
+        yield number, row
+
+
+class _NotANumber(Exception):
+    pass
+
+
+def _refuse_constant(name: str) -> None:
+    raise _NotANumber(name)
+
+
+def _require_file(path: PathLike) -> None:
+    if not Path(path).is_file():
+        what = "is a directory" if Path(path).is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give a .jsonl file")
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
