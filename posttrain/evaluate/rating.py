@@ -1,0 +1,136 @@
+"""One rating for all models of a run: Bradley-Terry, anchored at the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from posttrain.core.errors import DataError
+from posttrain.evaluate.intervals import CONFIDENCE
+from posttrain.evaluate.win_rate import average_by_prompt, check_verdicts
+
+Row = dict[str, Any]
+
+# Points per logit: 400 points are odds of 10 to 1, as in chess.
+POINTS_PER_LOGIT = 400.0 / math.log(10.0)
+# Each pair that met gets one half win each way, so that a model that wins everywhere keeps a finite rating.
+PSEUDO_GAME = 0.5
+# Standard deviation, in logits, of the prior on a strength: wide, there for resamples that lose the pseudo games.
+STRENGTH_SCALE = 5.0
+
+
+def ratings(
+    matches: Mapping[tuple[str, str], Iterable[Row]], base: str, seed: int, num_bootstrap: int = 1000
+) -> list[dict[str, Any]]:
+    """Rate every model from all the pairs that met.
+
+    P(A beats B) = 1 / (1 + 10 ** ((rating of B - rating of A) / 400)); the base has rating 0 (Bradley and Terry 1952).
+    Preferences between 0 and 1 count as shares of a win. Intervals are percentile bootstraps over prompts: a resample
+    takes all matches of a prompt together, so prompts that are easy for everyone do not widen the differences.
+
+    Args:
+        matches: (A, B) to the verdicts on A against B, as ``win_rate`` takes them.
+        base: the model with rating 0.
+
+    Returns:
+        ``{"model", "rating", "low", "high"}``, the base first, then in the order of first appearance.
+
+    Raises:
+        DataError: the base met nobody, a model meets itself, or some model is not connected to the base by matches.
+    """
+    models = _models(matches, base)
+    wins_PMM = _wins(matches, models)
+    num_prompts = len(wins_PMM)
+    pseudo_2MM = _pseudo_games(wins_PMM.sum(axis=0))
+    wins = np.concatenate([wins_PMM, pseudo_2MM]).reshape(num_prompts + 2, -1)
+    size = len(models)
+    strengths = fit_strengths(wins.sum(axis=0).reshape(size, size), np.zeros(size))
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(num_prompts + 2, np.full(num_prompts + 2, 1.0 / (num_prompts + 2)), size=num_bootstrap)
+    resampled = counts.astype(float) @ wins
+    draws = np.array([fit_strengths(row.reshape(size, size), strengths) for row in resampled]) * POINTS_PER_LOGIT
+    points = strengths * POINTS_PER_LOGIT
+    tail = (1.0 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
+    return [
+        {
+            "model": model,
+            "rating": float(points[index]),
+            "low": min(float(low[index]), float(points[index])),
+            "high": max(float(high[index]), float(points[index])),
+        }
+        for index, model in enumerate(models)
+    ]
+
+
+def fit_strengths(wins_MM: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Fit strengths in logits, with the first model at 0.
+
+    Args:
+        wins_MM: entry (i, j) is how often i beat j; shares of a win are allowed.
+        start: strengths to start from.
+    """
+
+    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
+        differences = strengths[:, None] - strengths[None, :]
+        surprise = wins_MM * expit(-differences)
+        value = -np.sum(wins_MM * log_expit(differences)) + np.sum(strengths**2) / (2 * STRENGTH_SCALE**2)
+        gradient = surprise.sum(axis=0) - surprise.sum(axis=1) + strengths / STRENGTH_SCALE**2
+        return float(value), gradient
+
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    return fitted - fitted[0]
+
+
+def _models(matches: Mapping[tuple[str, str], Iterable[Row]], base: str) -> list[str]:
+    """List the base first and the others in the order they appear; refuse models that never meet the base's circle."""
+    models = list(dict.fromkeys([base, *(model for pair in matches for model in pair)]))
+    selves = sorted({first for first, second in matches if first == second})
+    if selves:
+        raise DataError(f"ratings: {selves[0]!r} is matched against itself; leave such pairs out")
+    reached = {base}
+    while True:
+        more = {model for pair in matches if reached & set(pair) for model in pair} - reached
+        if not more:
+            break
+        reached |= more
+    left = [model for model in models if model not in reached]
+    if left or len(models) < 2:
+        raise DataError(
+            f"ratings: {', '.join(left) or 'no model'} has no chain of matches to the base {base!r}; "
+            "compare at least one pair that links them"
+        )
+    return models
+
+
+def _wins(matches: Mapping[tuple[str, str], Iterable[Row]], models: list[str]) -> np.ndarray:
+    """Give wins, prompts × models × models: entry (p, i, j) is the share by which i beat j on prompt p."""
+    number = {model: index for index, model in enumerate(models)}
+    games: list[tuple[str, int, int, float]] = []
+    for (first, second), verdicts in matches.items():
+        rows = list(verdicts)
+        check_verdicts(rows)
+        averaged = average_by_prompt(rows)
+        if not averaged:
+            raise DataError(f"ratings: no readable verdict on {first!r} against {second!r}; leave the pair out")
+        games += [(row["prompt_id"], number[first], number[second], row["preference"]) for row in averaged]
+    prompt_ids = {prompt_id: index for index, prompt_id in enumerate(sorted({game[0] for game in games}))}
+    wins_PMM = np.zeros((len(prompt_ids), len(models), len(models)))
+    for prompt_id, first_index, second_index, preference in games:
+        wins_PMM[prompt_ids[prompt_id], first_index, second_index] += preference
+        wins_PMM[prompt_ids[prompt_id], second_index, first_index] += 1.0 - preference
+    return wins_PMM
+
+
+def _pseudo_games(wins_MM: np.ndarray) -> np.ndarray:
+    """Give two prompts on which each pair that met is won by the one, then by the other.
+
+    As rows of their own they are resampled too: else 20 wins of 20 would have an interval of no width.
+    """
+    met = PSEUDO_GAME * ((wins_MM + wins_MM.T) > 0)
+    return np.stack([np.triu(met, 1), np.tril(met, -1)])

@@ -1,0 +1,120 @@
+"""Win rates: from verdicts on pairs to one number with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from posttrain.core.errors import DataError, Faults
+from posttrain.evaluate.intervals import mean_interval
+from posttrain.evaluate.length_control import length_controlled
+
+Row = dict[str, Any]
+
+
+def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> dict[str, Any]:
+    """Turn verdicts on A against B into A's win rate with its 95 % interval.
+
+    Verdicts of one prompt are averaged first, so a prompt counts once however often it was sampled or judged;
+    ``wins``, ``ties`` and ``losses`` count prompts whose average is above, at and below one half. A tie counts one half
+    in the rate. Unreadable verdicts (``preference`` None) are counted apart and never enter it. Prompts are taken in the
+    order of their ids, so the order of the rows changes nothing; swapping A and B gives 1 - w with the mirrored interval.
+
+    Args:
+        verdicts: rows of ``prompt_id``, ``preference`` (1 where A is better, 0 where B is, None where unreadable) and,
+            where known, ``length_a`` and ``length_b`` (characters).
+        seed: of the bootstrap over prompts.
+        num_bootstrap: resamples of the prompts.
+
+    Returns:
+        ``win_rate``, ``low``, ``high``, ``num_pairs`` (prompts with a readable verdict), ``wins``, ``ties``,
+        ``losses``, ``unreadable`` (verdicts), ``length_controlled`` (its three numbers are None where lengths are not
+        known), ``mean_length_a``, ``mean_length_b``.
+
+    Raises:
+        DataError: a preference outside [0, 1], or no readable verdict.
+    """
+    rows = list(verdicts)
+    check_verdicts(rows)
+    prompts = average_by_prompt(rows)
+    if not prompts:
+        raise DataError(
+            f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied"
+        )
+    preferences = np.array([prompt["preference"] for prompt in prompts])
+    low, high = mean_interval(preferences, seed, num_bootstrap)
+    lengths = _lengths(prompts)
+    return {
+        "win_rate": 0.5 + float(np.mean(preferences - 0.5)),
+        "low": low,
+        "high": high,
+        "num_pairs": len(prompts),
+        "wins": int(np.sum(preferences > 0.5)),
+        "ties": int(np.sum(preferences == 0.5)),
+        "losses": int(np.sum(preferences < 0.5)),
+        "unreadable": sum(row["preference"] is None for row in rows),
+        "length_controlled": _length_controlled(preferences, lengths, seed, num_bootstrap),
+        "mean_length_a": None if lengths is None else float(lengths[:, 0].mean()),
+        "mean_length_b": None if lengths is None else float(lengths[:, 1].mean()),
+    }
+
+
+def check_verdicts(rows: list[Row]) -> None:
+    """Refuse verdicts without an id, or with a preference that is neither a number in [0, 1] nor None."""
+    faults = Faults("verdicts")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("prompt_id"), str):
+            faults.add(f"row {number}: prompt_id is {row.get('prompt_id')!r}; expected text")
+        if "preference" not in row:
+            faults.add(f"row {number}: no preference; expected a number in [0, 1], or null for an unreadable verdict")
+        elif row["preference"] is not None and not is_preference(row["preference"]):
+            faults.add(f"row {number}: preference is {row['preference']!r}; expected a number in [0, 1], 1 for A better")
+    faults.raise_if_any(DataError)
+
+
+def is_preference(value: object) -> bool:
+    """Tell whether a value is a number in [0, 1] (True and False are not numbers here)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+
+
+def average_by_prompt(rows: list[Row]) -> list[Row]:
+    """Average the readable verdicts of each prompt: one row per prompt, in the order of the ids."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["preference"] is not None:
+            groups.setdefault(row["prompt_id"], []).append(row)
+    return [
+        {
+            "prompt_id": prompt_id,
+            # around one half, so that a mirrored verdict gives the mirrored average to the last bit
+            "preference": 0.5 + math.fsum(row["preference"] - 0.5 for row in group) / len(group),
+            "length_a": _mean([row.get("length_a") for row in group]),
+            "length_b": _mean([row.get("length_b") for row in group]),
+        }
+        for prompt_id, group in sorted(groups.items())
+    ]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _lengths(prompts: list[Row]) -> np.ndarray | None:
+    """Give the lengths of A and B, prompts × 2, or None where any is unknown."""
+    pairs = [(prompt["length_a"], prompt["length_b"]) for prompt in prompts]
+    if any(length is None for pair in pairs for length in pair):
+        return None
+    return np.array(pairs, dtype=float)
+
+
+def _length_controlled(
+    preferences: np.ndarray, lengths: np.ndarray | None, seed: int, num_bootstrap: int
+) -> dict[str, float | None]:
+    if lengths is None:
+        return {"win_rate": None, "low": None, "high": None}
+    rate, low, high = length_controlled(preferences, lengths[:, 0] - lengths[:, 1], seed, num_bootstrap)
+    return {"win_rate": rate, "low": low, "high": high}
