@@ -46,7 +46,8 @@ def gate(win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "low
     if not win_rate["num_pairs"]:
         raise DataError("gate: the win rate stands on no pairs; look at the evaluation's verdicts")
     measured = (
-        f"win rate {rate:.3f} over the best so far, 95 % interval {low:.3f} to {high:.3f}, {win_rate['num_pairs']} prompts"
+        f"win rate {rate:.3f} over the best so far, 95 % interval {low:.3f} to {high:.3f}, "
+        f"{win_rate['num_pairs']} prompts"
     )
     if rule == "lower_bound":
         promoted, test = low > min_win_rate, f"the lower bound must exceed {min_win_rate:.3f}"

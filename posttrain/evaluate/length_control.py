@@ -1,7 +1,7 @@
 """Length-controlled win rate: what A's win rate would be if its answers were as long as B's.
 
-After AlpacaEval 2 (Dubois, Galambosi, Liang and Hashimoto 2024, "Length-Controlled AlpacaEval"): a logistic regression of
-the preference on a constant and the tanh of the standardised length difference, read at a difference of zero. Their
+After AlpacaEval 2 (Dubois, Galambosi, Liang and Hashimoto 2024, "Length-Controlled AlpacaEval"): a logistic regression
+of the preference on a constant and the tanh of the standardised length difference, read at a difference of zero. Their
 third term, the difficulty of each instruction, is left out: it is estimated over many models, and here there are two.
 """
 

@@ -11,6 +11,7 @@ import numpy as np
 from posttrain.core.errors import DataError, Faults
 from posttrain.evaluate.intervals import mean_interval
 from posttrain.evaluate.length_control import length_controlled
+from posttrain.evaluate.pairing import pair_scores as pair_scores  # callers find it beside win_rate
 
 Row = dict[str, Any]
 
@@ -20,8 +21,9 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
 
     Verdicts of one prompt are averaged first, so a prompt counts once however often it was sampled or judged;
     ``wins``, ``ties`` and ``losses`` count prompts whose average is above, at and below one half. A tie counts one half
-    in the rate. Unreadable verdicts (``preference`` None) are counted apart and never enter it. Prompts are taken in the
-    order of their ids, so the order of the rows changes nothing; swapping A and B gives 1 - w with the mirrored interval.
+    in the rate. Unreadable verdicts (``preference`` None) are counted apart and never enter it. Prompts are taken in
+    the order of their ids, so the order of the rows changes nothing; swapping A and B gives 1 - w and the mirrored
+    interval.
 
     Args:
         verdicts: rows of ``prompt_id``, ``preference`` (1 where A is better, 0 where B is, None where unreadable) and,
@@ -71,7 +73,7 @@ def check_verdicts(rows: list[Row]) -> None:
         if "preference" not in row:
             faults.add(f"row {number}: no preference; expected a number in [0, 1], or null for an unreadable verdict")
         elif row["preference"] is not None and not is_preference(row["preference"]):
-            faults.add(f"row {number}: preference is {row['preference']!r}; expected a number in [0, 1], 1 for A better")
+            faults.add(f"row {number}: preference is {row['preference']!r}; expected a number in [0, 1], 1: A better")
     faults.raise_if_any(DataError)
 
 
