@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from posttrain.core.errors import DataError
 
-Rule = Literal["lower_bound", "win_rate", "not_worse"]
+Rule = Literal["lower_bound", "not_worse"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,12 @@ class Decision:
 def gate(win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "lower_bound") -> Decision:
     """Decide whether a round replaces the best model so far.
 
-    Rules, from strict to lenient, on the round's win rate over the current best:
+    Rules, on the round's win rate over the current best:
 
     - ``lower_bound``: the lower end of the 95 % interval exceeds ``min_win_rate``; with 0.5, the round is shown to be
       better.
-    - ``win_rate``: the win rate itself is at least ``min_win_rate``.
-    - ``not_worse``: the upper end of the interval is at least ``min_win_rate``; with 0.5, the round is not shown to be
-      worse.
+    - ``not_worse``: the win rate itself is at least ``min_win_rate``; with 0.5, a round that is as good passes, and so
+      does one that is a little worse and lucky.
 
     Args:
         win_rate: as ``win_rate.win_rate`` gives it; None where the recipe compares nothing, and the round is promoted.
@@ -51,10 +50,8 @@ def gate(win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "low
     )
     if rule == "lower_bound":
         promoted, test = low > min_win_rate, f"the lower bound must exceed {min_win_rate:.3f}"
-    elif rule == "win_rate":
-        promoted, test = rate >= min_win_rate, f"the win rate must reach {min_win_rate:.3f}"
     elif rule == "not_worse":
-        promoted, test = high >= min_win_rate, f"the upper bound must reach {min_win_rate:.3f}"
+        promoted, test = rate >= min_win_rate, f"the win rate must reach {min_win_rate:.3f}"
     else:
-        raise ValueError(f"rule is {rule!r}; expected lower_bound, win_rate or not_worse")
+        raise ValueError(f"rule is {rule!r}; expected lower_bound or not_worse")
     return Decision(promoted, f"{'Promoted' if promoted else 'Held'}: {measured}; {test}.")
