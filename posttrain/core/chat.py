@@ -1,0 +1,277 @@
+"""Chat text to token ids and masks: the only place where messages become ids.
+
+Sampling, scoring, training and evaluation all come through here, so that one text is one token sequence. The work is
+done on text: the tokenizer's own chat template renders a conversation, and the places of the assistant's words follow
+from rendering its beginnings, so that templates need no `{% generation %}` marks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from posttrain.core.control_tokens import Masked, control_tokens, find_control_tokens, mask_control_tokens, neutralize
+from posttrain.core.errors import DataError, ModelError
+from posttrain.core.files import content_hash
+from posttrain.core.formats import Message
+from posttrain.core.templates import TurnShape, render, template_of, turn_shape
+
+__all__ = [
+    "Encoded",
+    "decode_completion",
+    "encode_example",
+    "encode_messages",
+    "encode_prompt",
+    "encode_turns",
+    "end_of_turn_id",
+    "find_control_tokens",
+    "load_tokenizer",
+    "neutralize",
+    "stop_ids",
+    "template_hash",
+    "truncate",
+    "user_turn_prefix",
+]
+
+# Tokens that publishers reserve for padding; the end-of-turn token as padding would hide it from many a loss.
+_RESERVED_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|end_of_text|>")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Hold one conversation as tokens.
+
+    Attributes:
+        ids: token ids, the template's BOS included, nothing after the last end-of-turn token.
+        mask: 1 where a token is learned: an assistant message's words and its end-of-turn token.
+        format_mask: 1 where a token is a control token that the template put there: marks of headers, end of turn.
+    """
+
+    ids: list[int]
+    mask: list[int]
+    format_mask: list[int]
+
+
+def load_tokenizer(model_dir: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer with its chat template, and a token to pad with.
+
+    Where none is named, a token reserved for padding is taken, else the unknown token, else the end-of-sequence token:
+    masks here come from lengths, so that even then the end of a turn is learned.
+
+    Raises:
+        ModelError: no tokenizer there, no chat template, or no end-of-turn token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"no tokenizer can be loaded from {model_dir}: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(f"{model_dir}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
+    if tokenizer.pad_token is None:
+        known = tokenizer.get_vocab()
+        reserved = [token for token in _RESERVED_PADS if token in known and token != tokenizer.eos_token]
+        tokenizer.pad_token = next(iter(reserved), tokenizer.unk_token or tokenizer.eos_token)
+    if tokenizer.pad_token is None:
+        raise ModelError(f"{model_dir}: the tokenizer has neither a padding nor an end-of-sequence token; name one")
+    end_of_turn_id(tokenizer)
+    return tokenizer
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None
+) -> list[int]:
+    """Turn a prompt into ids, up to where the assistant begins to speak.
+
+    The ids are those of `apply_chat_template(messages, add_generation_prompt=True)`. Only where a message contains the
+    text of a control token they differ: there the text stays text and never becomes the control token.
+
+    Args:
+        date: what a template that prints today's date shall print instead; None lets it read the clock.
+
+    Raises:
+        DataError: the template refuses these messages.
+    """
+    masked = mask_control_tokens(tokenizer, messages)
+    return masked.tokenize(render(tokenizer, masked.messages, date, add_generation_prompt=True))
+
+
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    completion: Sequence[Message],
+    date: str | None = None,
+    allow_empty: bool = False,
+) -> Encoded:
+    """Turn a prompt and its completion into ids that begin with `encode_prompt(prompt)`, whatever would merge there.
+
+    The completion's words stand as they are, followed by one end-of-turn token; what a template adds beyond that (an
+    empty block of thoughts, a line break after the turn) is left out, since sampling does not produce it either.
+
+    Args:
+        completion: one assistant message.
+        allow_empty: encode an empty answer too, for scoring; nothing is to be learned from one.
+
+    Raises:
+        DataError: the completion is no assistant message or is empty; or the template refuses the prompt.
+    """
+    if len(completion) != 1 or completion[0].get("role") != "assistant":
+        raise DataError(f"a completion is one assistant message, got {len(completion)}: {str(completion)[:80]}")
+    return _encode(tokenizer, [*prompt, *completion], [len(prompt)], date, allow_empty)
+
+
+def encode_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None
+) -> Encoded:
+    """Turn a conversation into ids in which every assistant message is learned; what follows the last one is left out.
+
+    Raises:
+        DataError: no assistant message, an empty one, or a template that rewrites earlier turns once later ones come
+            (drops thoughts, moves the system message): then the earlier answers would be learned in a context that
+            sampling never sees. `encode_turns` gives such a conversation answer by answer.
+    """
+    turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+    if not turns:
+        raise DataError("a conversation without an assistant message holds nothing to learn; drop the row")
+    return _encode(tokenizer, messages, turns, date, allow_empty=False)
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None
+) -> list[Encoded]:
+    """Turn a conversation into one example per assistant message, each after all that was said before it.
+
+    Raises:
+        DataError: an empty assistant message, or the template refuses the messages.
+    """
+    turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+    return [encode_example(tokenizer, messages[:i], [messages[i]], date) for i in turns]
+
+
+def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
+    """Cut to `max_tokens` from the right, or give None where nothing to learn would be left.
+
+    A cut answer has no end-of-turn token any more, so nobody learns to stop in mid-sentence.
+    """
+    if len(encoded.ids) <= max_tokens:
+        return encoded
+    if not any(encoded.mask[:max_tokens]):
+        return None
+    return Encoded(encoded.ids[:max_tokens], encoded.mask[:max_tokens], encoded.format_mask[:max_tokens])
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the token that ends an assistant's turn: what the template puts after the words, else end-of-sequence.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    return turn_shape(tokenizer).end_id
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, model_dir: str | Path | None = None) -> list[int]:
+    """List the ids that end a completion: end of turn first, end of sequence, those of `generation_config.json`."""
+    ids = [end_of_turn_id(tokenizer)]
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    path = Path(model_dir or "", "generation_config.json")
+    if model_dir is not None and path.is_file():
+        listed = json.loads(path.read_text("utf-8")).get("eos_token_id")
+        ids += listed if isinstance(listed, list) else [] if listed is None else [listed]
+    return list(dict.fromkeys(ids))
+
+
+def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Turn sampled ids into the text of the answer: up to the first stop id, control tokens left out."""
+    stops = set(stop_ids(tokenizer))
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    text = tokenizer.decode(list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)  # one sequence in, one text out
+    return text
+
+
+def user_turn_prefix(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message] = (), date: str | None = None
+) -> list[int]:
+    """Give the ids up to where the next user's words would begin; a model goes on with a prompt of its own (Magpie).
+
+    Raises:
+        DataError: the template refuses `messages` followed by a user's turn.
+    """
+    masked = mask_control_tokens(tokenizer, messages)
+    text = render(tokenizer, [*masked.messages, {"role": "user", "content": masked.spare}], date, False)
+    place = text.find(masked.spare)
+    if place < 0:
+        raise DataError("the chat template does not print the user's words, so no user turn can be opened")
+    return masked.tokenize(text[:place])
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Name the chat template with the special tokens that it may print, 16 hex digits."""
+    return content_hash([template_of(tokenizer), tokenizer.bos_token, tokenizer.eos_token])
+
+
+# ---------------------------------------------------------------- conversations
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    turns: Sequence[int],
+    date: str | None,
+    allow_empty: bool,
+) -> Encoded:
+    """Encode up to the last of `turns`, learning the messages whose indices these are."""
+    for turn in turns:
+        if not allow_empty and not str(messages[turn].get("content") or "").strip():
+            raise DataError(f"message {turn + 1} of the conversation is an empty answer; drop the row")
+    shape = turn_shape(tokenizer)
+    masked = mask_control_tokens(tokenizer, messages)
+    starts = [render(tokenizer, masked.messages[:turn], date, add_generation_prompt=True) for turn in turns]
+    ids: list[int] = []
+    mask: list[int] = []
+    said = ""
+    for i, turn in enumerate(turns):
+        following = starts[i + 1] if i + 1 < len(turns) else None
+        if not starts[i].startswith(said):
+            raise _rewritten(turn)
+        _extend(masked, ids, mask, said, starts[i], learned=0)
+        answer = _answer_text(str(masked.messages[turn].get("content") or ""), shape, starts[i], following)
+        if answer is None:
+            raise _rewritten(turn)
+        said = starts[i] + answer
+        _extend(masked, ids, mask, starts[i], said, learned=1)
+    controls = control_tokens(tokenizer).ids
+    return Encoded(ids, mask, [int(token in controls) for token in ids])
+
+
+def _extend(masked: Masked, ids: list[int], mask: list[int], done: str, text: str, learned: int) -> None:
+    """Append the tokens of what `text` adds to `done`, as they are in context where that keeps the ids so far."""
+    together = masked.tokenize(text)
+    kept = together[: len(ids)] == ids
+    # Else a merge runs across the seam; the sampler, which starts at the seam, would not have made it.
+    new = together[len(ids) :] if kept else masked.tokenize(text[len(done) :])
+    ids += new
+    mask += [learned] * len(new)
+
+
+def _answer_text(content: str, shape: TurnShape, start: str, following: str | None) -> str | None:
+    """Give the answer as it stands in the conversation, end-of-turn token included; None where it was rewritten."""
+    if following is None:
+        return shape.dress(content)
+    for words in (content, content.strip()):  # many templates trim
+        dressed = shape.dress(words)
+        if following.startswith(start + dressed):
+            return dressed
+    return None
+
+
+def _rewritten(turn: int) -> DataError:
+    return DataError(
+        f"the chat template rewrites earlier turns when later ones follow (seen at message {turn + 1}), so one row "
+        "cannot hold this conversation as sampling sees it; make one row per answer: prompt = all before it, "
+        "completion = it"
+    )

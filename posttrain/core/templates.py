@@ -1,0 +1,119 @@
+"""Chat templates: rendering them, and reading off how a template ends an assistant's turn."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.core.control_tokens import SPARE, control_tokens
+from posttrain.core.errors import DataError, ModelError
+from posttrain.core.formats import Message
+
+
+@dataclass(frozen=True)
+class TurnShape:
+    """Describe what a template puts around an assistant's words.
+
+    Attributes:
+        lead: white space between the generation prompt and the words, often none.
+        trail: white space between the words and the end-of-turn token, often none.
+        end: the text of the end-of-turn token.
+        end_id: its id.
+    """
+
+    lead: str
+    trail: str
+    end: str
+    end_id: int
+
+    def dress(self, words: str) -> str:
+        """Put lead, trail and end-of-turn token around the words; white space that is there already is not doubled."""
+        lead = "" if words.startswith(self.lead) else self.lead
+        trail = "" if words.endswith(self.trail) else self.trail
+        return lead + words + trail + self.end
+
+
+_SHAPES: weakref.WeakKeyDictionary[Any, tuple[str, TurnShape]] = weakref.WeakKeyDictionary()
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give the chat template's text.
+
+    Raises:
+        ModelError: the tokenizer has none.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError("the tokenizer has no chat template; add a chat_template.jinja to the model folder")
+    return tokenizer.get_chat_template()
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None, add_generation_prompt: bool
+) -> str:
+    """Render a conversation as text.
+
+    Args:
+        date: printed by templates that print the date (`date_string`), also by those that read the clock themselves.
+
+    Raises:
+        DataError: the template refuses the messages, by its own rules on roles and their order.
+    """
+    fixed: dict[str, Any] = {}
+    if date is not None:
+        fixed = {"date_string": date, "strftime_now": lambda _format: date}
+    template = template_of(tokenizer)
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages),
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **fixed,
+        )
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise DataError(f"the chat template refuses a conversation with the roles {roles}: {error}") from error
+    assert isinstance(text, str)  # tokenize=False
+    return text
+
+
+def turn_shape(tokenizer: PreTrainedTokenizerBase) -> TurnShape:
+    """Read off the template how an assistant's turn begins and ends, by rendering one with a mark for its words.
+
+    Raises:
+        ModelError: no control token follows the words and the tokenizer has no end-of-sequence token.
+    """
+    template = template_of(tokenizer)
+    known = _SHAPES.get(tokenizer)
+    if known is None or known[0] != template:
+        known = (template, _read_turn_shape(tokenizer))
+        _SHAPES[tokenizer] = known
+    return known[1]
+
+
+def _read_turn_shape(tokenizer: PreTrainedTokenizerBase) -> TurnShape:
+    question = {"role": "user", "content": "x"}
+    start = render(tokenizer, [question], "", add_generation_prompt=True)
+    whole = render(tokenizer, [question, {"role": "assistant", "content": SPARE}], "", add_generation_prompt=False)
+    before, mark, after = whole.partition(SPARE)
+    if not mark:
+        raise ModelError("the chat template does not print the assistant's words; it cannot be used")
+    lead = before.removeprefix(start) if before.startswith(start) else ""
+    controls = control_tokens(tokenizer)
+    found = controls.pattern.search(after)
+    trail = after[: found.start()] if found else ""
+    if found and (not trail or trail.isspace()):
+        end = found.group()
+    else:
+        trail, end = "", tokenizer.eos_token
+        if end is None:
+            raise ModelError("nothing ends an assistant's turn: the tokenizer has no end-of-sequence token; name one")
+    end_id = tokenizer.convert_tokens_to_ids(end)
+    assert isinstance(end_id, int)  # one token in, one id out
+    # Words that a template puts before the answer (an empty block of thoughts) are not the assistant's own.
+    return TurnShape(lead if lead.isspace() else "", trail, end, end_id)
