@@ -1,0 +1,97 @@
+"""Ids of completion rows: rows are joined by (prompt_id, sample_index), never by position."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from posttrain.core.errors import DataError
+from posttrain.core.formats import normalize_prompt, prompt_id
+
+Row = dict[str, Any]
+
+_DUPLICATE = "duplicate: this prompt_id and sample_index came before"
+
+
+def completion_text(completion: Sequence[Mapping[str, Any]] | str) -> str:
+    """Return the text of a completion: its last assistant message (a string is returned as it is).
+
+    Raises:
+        DataError: `completion` is neither a string nor a list that ends in a message with text.
+    """
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Sequence) and completion and isinstance(completion[-1], Mapping):
+        content = completion[-1].get("content")
+        if isinstance(content, str):
+            return content
+    raise DataError(f'completion: expected [{{"role": "assistant", "content": "…"}}], got {str(completion)[:80]!r}')
+
+
+def normalized_text(text: str) -> str:
+    """Fold what a reader does not see: Unicode forms and white space. Case stays, since it can be the task."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
+
+
+def with_ids(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Row], list[Row]]:
+    """Give every row a `prompt_id` and a `sample_index`, and set aside rows that repeat an id.
+
+    A missing `prompt_id` is the content hash of the prompt; a missing `sample_index` counts the rows of that prompt.
+    Samples of two models may share an index: `model` is part of the identity.
+
+    Returns:
+        The rows in input order, and the rows that cannot be used, with `drop_reason` and `position`, counted
+        from 0.
+    """
+    kept: list[Row] = []
+    dropped: list[Row] = []
+    seen: set[tuple[str, int, str]] = set()
+    counts: dict[str, int] = {}
+    for position, source in enumerate(rows):
+        row = dict(source)
+        try:
+            identity = _fill_ids(row, counts)
+        except DataError as error:
+            dropped.append({**row, "position": position, "drop_reason": str(error)})
+            continue
+        if identity in seen:
+            dropped.append({**row, "position": position, "drop_reason": _DUPLICATE})
+            continue
+        seen.add(identity)
+        kept.append(row)
+    return kept, dropped
+
+
+def _fill_ids(row: Row, counts: dict[str, int]) -> tuple[str, int, str]:
+    if "prompt" not in row or "completion" not in row:
+        missing = ", ".join(name for name in ("prompt", "completion") if name not in row)
+        raise DataError(f"missing column: {missing}")
+    messages = normalize_prompt(row["prompt"])
+    completion_text(row["completion"])
+    if not isinstance(row.get("prompt_id"), str):
+        row["prompt_id"] = prompt_id(messages)
+    count = counts.get(row["prompt_id"], 0)
+    counts[row["prompt_id"]] = count + 1
+    if not isinstance(row.get("sample_index"), int):
+        row["sample_index"] = count
+    return row["prompt_id"], row["sample_index"], str(row.get("model"))
+
+
+def group_by_prompt(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Group rows by `prompt_id`, in the order in which prompts first appear.
+
+    Raises:
+        DataError: one `prompt_id` stands for two different prompts.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        group = groups.setdefault(row["prompt_id"], [])
+        if group and normalize_prompt(group[0]["prompt"]) != normalize_prompt(row["prompt"]):
+            raise DataError(
+                f"prompt_id {row['prompt_id']!r} stands for two different prompts; answers to different prompts "
+                "cannot be compared. Give each prompt its own id, or leave the ids out."
+            )
+        group.append(row)
+    return groups

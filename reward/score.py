@@ -1,0 +1,188 @@
+"""A score per completion from a reward model, the same number whatever the batch.
+
+Shapes: B rows, T positions, H hidden width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.core.batching import pad_right, token_budget_batches
+from posttrain.core.chat import encode_example
+from posttrain.core.errors import DataError
+from posttrain.core.formats import normalize_prompt
+from reward.errors import RewardError
+from reward.ids import Row, completion_text
+
+Progress = Callable[[int, int], None]
+Result = dict[str, Any]  # {"score": float} or {"score": None, "drop_reason": str}
+
+
+def score_rows(
+    rows: Iterable[Mapping[str, Any]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_batch_tokens: int = 8192,
+    max_tokens: int | None = None,
+    date: str | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Add `score` to completion rows.
+
+    Args:
+        rows: COMPLETION rows (`prompt`, `completion`).
+        model: sequence classifier with one label, in evaluation mode.
+        tokenizer: the tokenizer the reward model was trained with.
+        max_batch_tokens: padded tokens in a batch; changes speed, not scores.
+        max_tokens: rows with more tokens are not scored; None is the model's context.
+        date: the date that the chat template prints, where it prints one.
+        progress: called with (rows done, rows in all) after each batch.
+
+    Returns:
+        The rows in input order with `score`; a row that could not be scored has `score` None and `drop_reason`.
+
+    Raises:
+        RewardError: the model is no one-label sequence classifier with a linear head.
+    """
+    scored = [{key: value for key, value in row.items() if key not in ("score", "drop_reason")} for row in rows]
+    done = 0
+    for batch in iter_scores(scored, model, tokenizer, max_batch_tokens, max_tokens, date):
+        for index, result in batch:
+            scored[index].update(result)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(scored))
+    return scored
+
+
+def iter_scores(
+    rows: Sequence[Mapping[str, Any]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_batch_tokens: int,
+    max_tokens: int | None,
+    date: str | None,
+) -> Iterator[list[tuple[int, Result]]]:
+    """Score rows batch by batch, longest first, so that a batch that does not fit in memory fails at once.
+
+    Yields:
+        (index into `rows`, result) for each row of a batch; rows that cannot be encoded come first. Each index once.
+    """
+    head = score_head(model)
+    limit = context_length(model) if max_tokens is None else max_tokens
+    encoded, unusable = _encode(rows, tokenizer, limit, date)
+    if unusable:
+        yield unusable
+    indices = list(encoded)
+    for batch in token_budget_batches([len(encoded[index]) for index in indices], max_batch_tokens):
+        members = [indices[position] for position in batch]
+        values = last_token_scores(model, head, [encoded[index] for index in members])
+        yield [(index, _result(value)) for index, value in zip(members, values, strict=True)]
+
+
+@torch.inference_mode()
+def last_token_scores(model: PreTrainedModel, head: nn.Module, ids_list: Sequence[Sequence[int]]) -> list[float]:
+    """Read the score at each row's last token.
+
+    The place is the row's length, never a search for the pad id: where pad and end of turn are one token, the
+    classifiers of transformers read the score one token too early. Padding stands on the right, where no real token
+    sees it, so its id does not matter. The head runs in float32 even over a bfloat16 body, because scores rounded to
+    bfloat16 collapse into ties.
+    """
+    ids_BT, mask_BT = pad_right(ids_list, pad_id=0)
+    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    hidden_BTH = model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+    last_B = mask_BT.sum(dim=1) - 1
+    hidden_BH = hidden_BTH[torch.arange(len(ids_list), device=model.device), last_B]
+    return _apply_head(head, hidden_BH).tolist()
+
+
+def score_pairs(
+    rows: Iterable[Mapping[str, Any]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_batch_tokens: int = 8192,
+    max_tokens: int | None = None,
+    date: str | None = None,
+) -> tuple[list[Row], list[Row]]:
+    """Add `chosen_score` and `rejected_score` to PREFERENCE rows.
+
+    Returns:
+        The scored rows in input order, and the rows with a side that could not be scored, with `drop_reason`.
+    """
+    pairs = [dict(row) for row in rows]
+    sides = [{"prompt": row["prompt"], "completion": row[side]} for row in pairs for side in ("chosen", "rejected")]
+    results = score_rows(sides, model, tokenizer, max_batch_tokens, max_tokens, date)
+    kept, dropped = [], []
+    for row, chosen, rejected in zip(pairs, results[::2], results[1::2], strict=True):
+        named = (("chosen", chosen), ("rejected", rejected))
+        reasons = [f"{name}: {side['drop_reason']}" for name, side in named if side["score"] is None]
+        if reasons:
+            dropped.append({**row, "drop_reason": "; ".join(reasons)})
+        else:
+            kept.append({**row, "chosen_score": chosen["score"], "rejected_score": rejected["score"]})
+    return kept, dropped
+
+
+def score_head(model: PreTrainedModel) -> nn.Module:
+    """Return the linear head of a one-label sequence classifier.
+
+    Raises:
+        RewardError: there is none, or it gives more than one number.
+    """
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Module) or not isinstance(getattr(head, "weight", None), Tensor):
+        raise RewardError(
+            f"{type(model).__name__} has no linear head called 'score'; expected a sequence classifier on a decoder, "
+            "as `posttrain train reward-model` writes it."
+        )
+    if model.config.num_labels != 1:
+        raise RewardError(f"the reward model has {model.config.num_labels} labels; expected one number per row.")
+    return head
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Return the longest row in tokens that the model has positions for, None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _apply_head(head: nn.Module, hidden_BH: Tensor) -> Tensor:
+    assert isinstance(head.weight, Tensor)
+    bias_1 = getattr(head, "bias", None)
+    bias_1 = bias_1.float() if isinstance(bias_1, Tensor) else None
+    with torch.autocast(hidden_BH.device.type, enabled=False):
+        return nn.functional.linear(hidden_BH.float(), head.weight.float(), bias_1)[:, 0]
+
+
+def _encode(
+    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, limit: int | None, date: str | None
+) -> tuple[dict[int, list[int]], list[tuple[int, Result]]]:
+    encoded: dict[int, list[int]] = {}
+    unusable: list[tuple[int, Result]] = []
+    for index, row in enumerate(rows):
+        try:
+            completion = [{"role": "assistant", "content": completion_text(row.get("completion", ""))}]
+            ids = encode_example(
+                tokenizer, normalize_prompt(row.get("prompt")), completion, date=date, allow_empty=True
+            ).ids
+        except DataError as error:
+            unusable.append((index, {"score": None, "drop_reason": str(error)}))
+            continue
+        if limit is not None and len(ids) > limit:
+            reason = f"too long: {len(ids)} tokens, the reward model reads {limit}"
+            unusable.append((index, {"score": None, "drop_reason": reason}))
+        else:
+            encoded[index] = ids
+    return encoded, unusable
+
+
+def _result(value: float) -> Result:
+    if math.isfinite(value):
+        return {"score": value}
+    return {"score": None, "drop_reason": f"the reward model gave {value}"}

@@ -1,0 +1,30 @@
+"""Exact match with a reference answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reward.ids import normalized_text
+
+
+def verify(
+    prompt: Sequence[Mapping[str, Any]],
+    completion: str,
+    row: Mapping[str, Any],
+    column: str = "reference",
+    ignore_case: bool = False,
+) -> float:
+    """Give 1 where the completion equals the reference, or one of several, up to white space and Unicode form.
+
+    Raises:
+        KeyError: the row has no such column.
+    """
+    references = row[column] if isinstance(row[column], list) else [row[column]]
+    wanted = {_fold(str(reference), ignore_case) for reference in references}
+    return float(_fold(completion, ignore_case) in wanted)
+
+
+def _fold(text: str, ignore_case: bool) -> str:
+    text = normalized_text(text)
+    return text.casefold() if ignore_case else text

@@ -1,0 +1,40 @@
+"""JSON that has to satisfy a schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+try:
+    import jsonschema
+except ImportError as error:
+    raise ImportError("the verifier json_schema needs jsonschema: pip install 'posttrain[json-schema]'") from error
+
+_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(?P<body>.*?)\n\s*```\s*\Z", re.DOTALL)
+
+
+def verify(
+    prompt: Sequence[Mapping[str, Any]],
+    completion: str,
+    row: Mapping[str, Any],
+    schema: Mapping[str, Any] | None = None,
+    column: str = "schema",
+) -> tuple[float, str]:
+    """Give 1 where the completion is JSON, perhaps in one code fence, that satisfies `schema` or the row's own.
+
+    Raises:
+        KeyError: there is no schema.
+        jsonschema.SchemaError: the schema is none.
+    """
+    wanted = row[column] if schema is None else schema
+    validator = jsonschema.validators.validator_for(wanted)
+    validator.check_schema(wanted)
+    fenced = _FENCE.match(completion)
+    try:
+        value = json.loads(fenced["body"] if fenced else completion)
+    except json.JSONDecodeError as error:
+        return 0.0, f"not JSON: {error}"
+    first = next(iter(validator(wanted).iter_errors(value)), None)
+    return (1.0, "satisfies the schema") if first is None else (0.0, f"{first.json_path}: {first.message}"[:200])
