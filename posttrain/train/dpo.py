@@ -1,0 +1,237 @@
+"""Direct preference optimisation, from a reference whose log-probs are computed once, before training.
+
+Two changes of Llama 3 (2407.21783, 4.1.4) are in: format tokens are left out of both sides' log-probs, and a negative
+log-likelihood term keeps the chosen answers likely. The paper does not say how that term is normalised, nor whether it
+skips format tokens: here it is a mean over all learned tokens of the chosen answers in the global batch, the end of
+turn among them, since the term is there to keep the format.
+
+Shapes: B pairs, N learned positions of both sides, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from posttrain.config import DPOConfig, Execution
+from posttrain.core.batching import token_budget_batches
+from posttrain.core.chat import load_tokenizer
+from posttrain.core.formats import check_rows
+from posttrain.core.models import check_model_dir, load_causal_lm
+from posttrain.train.errors import TrainError
+from posttrain.train.fingerprint import fingerprint
+from posttrain.train.forward import logits_at, output_head
+from posttrain.train.guards import PreferenceWatch
+from posttrain.train.loop import Batch, ExactTrainer
+from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row, token_logprobs
+from posttrain.train.metrics import Progress
+from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
+from posttrain.train.trainer import (
+    Job,
+    lora_arguments,
+    make_loader,
+    plan_steps,
+    restore_forward,
+    run,
+    training_arguments,
+)
+
+import trl  # isort: skip  (after posttrain.train.trainer, which switches telemetry off)
+
+
+def train_dpo(
+    model_dir: str | Path,
+    rows: Iterable[Mapping[str, Any]],
+    out_dir: str | Path,
+    config: DPOConfig,
+    seed: int,
+    execution: Execution = Execution(),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a policy on preference pairs and write it to a folder.
+
+    The reference is the model in `model_dir`: with base and SFT adapter in that folder it is the SFT policy, never
+    the base under it.
+
+    Args:
+        model_dir: Hugging Face folder, or a folder of adapters, to start from.
+        rows: rows with `prompt`, `chosen`, `rejected`.
+        out_dir: receives the model, metrics.jsonl and, with LoRA, the adapters.
+        seed: the run's seed; `config.seed` wins.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        Counts of rows, the last logged metrics, and the time.
+
+    Raises:
+        DataError: rows that cannot be used, all of them listed, before weights are loaded.
+        TrainError: the run would be, or went, wrong.
+    """
+    job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
+    rows = list(rows)
+    check_rows(rows, "preference", "training rows")
+    check_model_dir(job.model_dir)
+    tokenizer = load_tokenizer(job.model_dir)
+    dataset, intake = tokenize_pairs(rows, tokenizer, config, config.mask_format_tokens)
+    identity = fingerprint(dataset)
+    job.seed_everything()
+    model = load_causal_lm(job.model_dir, dtype="float32", device=job.device)
+    pad_id = tokenizer.pad_token_id
+    dataset = add_reference(dataset, model, pad_id, job)
+    plan = plan_steps(len(dataset), config)
+    trainer = DPOTrainer(
+        model=model,
+        # With this flag TRL keeps no reference model in memory; ours replaces what it would compute.
+        args=training_arguments(trl.DPOConfig, job, plan, max_length=None, precompute_ref_log_probs=True),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=lora_arguments(job, "CAUSAL_LM"),
+    )
+    restore_forward(trainer.model)
+    collate = PairCollator(dataset, pad_id)
+    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
+    trainer.check_start(job)
+    return run(job, trainer, tokenizer, intake, identity, collate.probe())
+
+
+@torch.no_grad()
+def add_reference(dataset: Dataset, model: nn.Module, pad_id: int, job: Job) -> Dataset:
+    """Add the reference's log-prob of each learned token, from the model as it is now.
+
+    Returns:
+        The dataset with columns `ref_chosen_logps` and `ref_rejected_logps`, float32, nats.
+    """
+    collate = PairCollator(dataset, pad_id)
+    head = output_head(model)
+    columns: dict[str, list[Any]] = {f"ref_{side}_logps": [None] * len(dataset) for side in SIDES}
+    model.eval()
+    for rows in token_budget_batches([2 * int(n) for n in collate.lengths], job.execution.max_batch_tokens):
+        batch = collate(rows)
+        with job.autocast():
+            logits_NV = logits_at(model, head, batch["input_ids"].to(job.device), batch["places"].to(job.device))
+        logprobs_N = token_logprobs(logits_NV, batch["targets"].to(job.device)).cpu()
+        parts = logprobs_N.split(torch.bincount(batch["owner"], minlength=2 * len(rows)).tolist())
+        for index, part in enumerate(parts):
+            columns[f"ref_{SIDES[index // len(rows)]}_logps"][rows[index % len(rows)]] = part.numpy()
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+class DPOTrainer(ExactTrainer, trl.DPOTrainer):
+    """TRL's trainer on tokenised pairs, with exact masks, exact normalisation and a reference that is not resident."""
+
+    def prepare_loop(self, config: DPOConfig, loader: Any) -> None:  # type: ignore[override]
+        super().prepare_loop(config, loader)
+        self._config = config
+        self._head = output_head(self.model)
+        self._watch = PreferenceWatch(config.max_chosen_drop, config.loss in ("sigmoid", "sigmoid_norm"), config.allow)
+        self._seen = torch.zeros(5, device=self.args.device)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        return dataset  # `add_reference` has done it
+
+    def check_start(self, job: Job) -> None:
+        """Refuse to start unless the policy is its reference: rewards 0, and the loss that follows from it (ln 2).
+
+        Raises:
+            TrainError: gives the rewards and the loss.
+        """
+        batch = self._prepare_inputs(next(iter(self._loader)))
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), job.autocast():
+            pairs = self._compare(self.model, batch)
+        self.model.train(was_training)
+        reward = float(torch.cat([pairs["chosen_rewards"], pairs["rejected_rewards"]]).abs().max())
+        loss = float(pairs["losses"].mean())
+        expected = loss_at_reference(self._config.loss, self._config.beta)
+        limit = self._start_tolerance(batch)
+        if not (reward <= limit and abs(loss - expected) <= limit * max(1.0, expected)):
+            raise TrainError(
+                f"before the first step the rewards should be 0 and the loss {expected:.6f}, but the largest reward is "
+                f"{reward:.2e} and the loss {loss:.6f} (tolerance {limit:.1e}): the reference is not the policy that is "
+                "trained. This is a fault of the set-up, not of the data; training did not start."
+            )
+
+    def _start_tolerance(self, batch: Batch) -> float:
+        """Return 1e-5, or more where sums are so large that the compute type cannot hold that."""
+        largest = float(sum_by_row(batch["reference"].abs(), batch["owner"], 2 * len(batch["weights"])).max())
+        epsilon = 2.0**-22 if self._config.dtype == "float32" else 2.0**-9
+        return max(1e-5, epsilon * self._config.beta * largest)
+
+    def _compare(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses and rewards of each pair, and the parts they come from."""
+        num_rows = 2 * len(batch["weights"])
+        logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
+        logprobs_N = token_logprobs(logits_NV, batch["targets"])
+        logratios_N = logprobs_N - batch["reference"]
+        chosen_B, rejected_B = sum_by_row(logratios_N * batch["scored"], batch["owner"], num_rows).chunk(2)
+        lengths_2B = sum_by_row(batch["scored"], batch["owner"], num_rows)
+        losses_B = preference_losses(self._config.loss, self._config.beta, chosen_B, rejected_B, *lengths_2B.chunk(2))
+        return {
+            "losses": losses_B,
+            "chosen_rewards": self._config.beta * chosen_B.detach(),
+            "rejected_rewards": self._config.beta * rejected_B.detach(),
+            "lengths": lengths_2B,
+            "logprobs": logprobs_N,
+            "logratios": logratios_N.detach(),
+        }
+
+    def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
+        """Return this pass's share of mean preference loss + nll_weight × mean NLL of chosen tokens."""
+        pairs = self._compare(model, batch)
+        weights_B = batch["weights"]
+        loss = (pairs["losses"] * weights_B).sum() / counts[0]
+        is_chosen_N = (batch["owner"] < len(weights_B)).float() * torch.cat([weights_B, weights_B])[batch["owner"]]
+        nll = -(pairs["logprobs"] * is_chosen_N).sum()
+        if self._config.nll_weight > 0:
+            loss = loss + self._config.nll_weight * nll / counts[1].clamp(min=1)
+        self._measure(pairs, batch, nll.detach(), is_chosen_N)
+        return loss
+
+    def _measure(self, pairs: dict[str, Tensor], batch: Batch, nll: Tensor, is_chosen_N: Tensor) -> None:
+        """Meter what TRL logs under its names, and the KL, the lengths and the parts of the loss."""
+        weights_B = batch["weights"]
+        num_pairs = weights_B.sum()
+        scored_N = batch["scored"] * torch.cat([weights_B, weights_B])[batch["owner"]]
+        chosen_B, rejected_B = pairs["chosen_rewards"], pairs["rejected_rewards"]
+        right = ((chosen_B > rejected_B).float() * weights_B).sum()
+        per_pair = {
+            "rewards/chosen": chosen_B,
+            "rewards/rejected": rejected_B,
+            "rewards/margins": chosen_B - rejected_B,
+            "loss/preference": pairs["losses"].detach(),
+        }
+        logps_2B = sum_by_row(pairs["logprobs"].detach() * scored_N, batch["owner"], 2 * len(weights_B)).chunk(2)
+        for side, logps_B, lengths_B in zip(SIDES, logps_2B, pairs["lengths"].chunk(2), strict=True):
+            per_pair[f"logps/{side}"] = logps_B
+            per_pair[f"length/{side}"] = lengths_B
+            self.meter(f"logps_per_token/{side}", logps_B.sum(), (lengths_B * weights_B).sum())
+        for name, values_B in per_pair.items():
+            self.meter(name, (values_B * weights_B).sum(), num_pairs)
+        self.meter("rewards/accuracies", right, num_pairs)
+        self.meter("loss/nll", nll, is_chosen_N.sum())
+        self.meter("kl", (reference_kl(pairs["logratios"]) * scored_N).sum(), scored_N.sum())
+        drop = -(pairs["logratios"] * is_chosen_N).sum()
+        preference = (pairs["losses"].detach() * weights_B).sum()
+        self._seen = self._seen + torch.stack([preference, right, num_pairs, drop, is_chosen_N.sum()])
+
+    def before_optimizer_step(self, step: int) -> None:
+        """Let the watch see the whole step, not a part of its batch."""
+        loss, right, num_pairs, drop, tokens = self._seen.tolist()
+        self._seen = torch.zeros_like(self._seen)
+        self._watch.see(step, loss / num_pairs, right / num_pairs, drop / max(tokens, 1.0))
+
+
+def reference_kl(logratios_N: Tensor) -> Tensor:
+    """Estimate KL(reference || policy) per token from tokens that the reference wrote: exp(r) - 1 - r, never negative.
+
+    r is log policy - log reference. Answers of another model than the reference make it an index, not an estimate.
+    """
+    return torch.expm1(logratios_N) - logratios_N

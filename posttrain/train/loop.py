@@ -1,0 +1,131 @@
+"""What all our trainers change in TRL's: exact sums over the global batch, and checks before each optimizer step.
+
+TRL and transformers average micro-batches; where rows have different lengths, the loss then depends on how a batch is
+split (libraries: TRL 1.16, `loss_is_scaled_for_ga`). Here a loss is always a sum over this forward pass divided by
+counts of the whole global batch, so any split over accumulation and processes gives the same gradient.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from posttrain.config import TrainConfig
+from posttrain.train.batches import EpochLoader
+from posttrain.train.guards import check_adapters_moved, check_gradient, check_loss
+
+Batch = dict[str, Any]
+
+
+class ExactTrainer(Trainer):
+    """Mixin in front of a TRL trainer; a subclass gives `batch_loss`.
+
+    A batch holds tensors for `batch_loss`, `counts` (what the loss is divided by, summed over the global batch),
+    `rows` (row numbers, for messages) and `num_tokens` (tokens without padding).
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def prepare_loop(self, config: TrainConfig, loader: EpochLoader) -> None:
+        """Hand over what the training loop needs; call once after the constructor."""
+        self._train_config = config
+        self._loader = loader
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._tokens = 0
+        self._tokens_logged = 0
+        self._clock = time.perf_counter()
+        self._adapters: dict[str, Tensor] = {}
+
+    def watch_adapters(self, before: dict[str, Tensor]) -> None:
+        """Check early that adapters move: `before` holds them as they were at the start."""
+        self._adapters = before
+
+    def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
+        """Return this forward pass's share of the global batch's loss: sums divided by `counts`."""
+        raise TypeError(f"{type(self).__name__} has no loss of its own; subclasses define batch_loss")
+
+    def before_optimizer_step(self, step: int) -> None:
+        """Look at a finished gradient; subclasses add their guards. `step` counts from 1."""
+
+    def meter(self, name: str, total: Tensor, weight: Tensor) -> None:
+        """Add to a metric that is logged as the ratio of sums since the last logged step."""
+        total, weight = total.detach(), weight.detach()
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._weights[name] = self._weights[name] + weight if name in self._weights else weight
+
+    @property
+    def logs_next(self) -> bool:
+        """Say whether the optimizer step under way will be logged."""
+        step = self.state.global_step + 1
+        return step == 1 or step % self.state.logging_steps == 0 or step == self.state.max_steps
+
+    # ------------------------------------------------------------------ what transformers and TRL call
+
+    def get_train_dataloader(self) -> EpochLoader:
+        return self._loader
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset  # rows come tokenised
+
+    def _send_telemetry(self) -> None:
+        return None
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        counts = torch.stack([batch["counts"] for batch in batch_samples]).sum(dim=0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return counts
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        if num_items_in_batch is None or return_outputs:
+            raise TypeError("this loss needs the counts of the global batch, and gives no outputs")
+        loss = self.batch_loss(model, inputs, num_items_in_batch)
+        check_loss(loss.item(), self.state.global_step + 1, inputs["rows"])
+        self._tokens += inputs["num_tokens"]
+        # torch averages gradients over processes, and the counts already span them.
+        return loss * self.args.world_size
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        value = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = float(value.item() if isinstance(value, Tensor) else value)
+        step = self.state.global_step + 1
+        check_gradient(norm, step, self._train_config.allow)
+        if step == 3:  # the first step of a warm-up has learning rate 0, the second has not
+            check_adapters_moved(self.model, self._adapters, self._train_config.allow)
+        self.before_optimizer_step(step)
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(self._read_meters())
+        Trainer.log(self, logs, start_time)
+
+    def _read_meters(self) -> dict[str, float]:
+        names = sorted(self._sums)
+        values = {}
+        if names:
+            table = torch.stack([torch.stack([self._sums[n].float(), self._weights[n].float()]) for n in names])
+            if self.args.world_size > 1:
+                table = self.accelerator.reduce(table, reduction="sum")
+            values = {name: total / weight if weight else 0.0 for name, (total, weight) in zip(names, table.tolist(), strict=True)}
+        self._sums.clear()
+        self._weights.clear()
+        now = time.perf_counter()
+        fresh = (self._tokens - self._tokens_logged) * self.args.world_size
+        values["num_tokens"] = float(self._tokens * self.args.world_size)
+        values["tokens_per_second"] = fresh / max(now - self._clock, 1e-9)
+        self._clock, self._tokens_logged = now, self._tokens
+        return values
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)  # without TRL's model card

@@ -1,0 +1,192 @@
+"""Supervised fine-tuning: cross-entropy on assistant tokens, each token of the global batch weighing the same.
+
+Shapes: B rows, T positions, N supervised positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.config import Execution, SFTConfig, TrainConfig
+from posttrain.core.chat import Encoded, encode_example, encode_messages, encode_turns, load_tokenizer, truncate
+from posttrain.core.errors import DataError, Faults
+from posttrain.core.formats import check_rows, normalize_prompt
+from posttrain.core.models import check_model_dir, load_causal_lm
+from posttrain.train.batches import Array, Ragged, pad_rows, split_fillers
+from posttrain.train.fingerprint import fingerprint
+from posttrain.train.forward import logits_at, output_head
+from posttrain.train.intake import Intake
+from posttrain.train.loop import Batch, ExactTrainer
+from posttrain.train.losses import token_logprobs
+from posttrain.train.metrics import Progress
+from posttrain.train.trainer import Job, lora_arguments, make_loader, plan_steps, restore_forward, run, training_arguments
+
+import trl  # isort: skip  (after posttrain.train.trainer, which switches telemetry off)
+
+IGNORED = -100
+
+
+def train_sft(
+    model_dir: str | Path,
+    rows: Iterable[Mapping[str, Any]],
+    out_dir: str | Path,
+    config: SFTConfig,
+    seed: int,
+    execution: Execution = Execution(),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a model on conversations and write it to a folder.
+
+    Args:
+        model_dir: Hugging Face folder, or a folder of adapters, to start from.
+        rows: rows with `messages` (every assistant message is learned) or with `prompt` and `completion`.
+        out_dir: receives the model, metrics.jsonl and, with LoRA, the adapters.
+        seed: the run's seed; `config.seed` wins.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        Counts of rows, the last logged metrics, and the time.
+
+    Raises:
+        DataError: rows that cannot be used, all of them listed, before weights are loaded.
+        TrainError: the run would be, or went, wrong.
+    """
+    job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
+    rows = list(rows)
+    check_rows(rows, sft_kind(rows), "training rows")
+    check_model_dir(job.model_dir)
+    tokenizer = load_tokenizer(job.model_dir)
+    dataset, intake = tokenize_rows(rows, tokenizer, config)
+    job.seed_everything()
+    model = load_causal_lm(job.model_dir, dtype="float32")
+    plan = plan_steps(len(dataset), config)
+    trainer = SFTTrainer(
+        model=model,
+        args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=lora_arguments(job, "CAUSAL_LM"),
+    )
+    restore_forward(trainer.model)
+    collate = RowCollator(dataset, tokenizer.pad_token_id)
+    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
+    return run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
+
+
+def sft_kind(rows: list[Mapping[str, Any]]) -> Any:
+    """Name the format of SFT rows by their first one; a mixture is a fault that `check_rows` lists."""
+    return "messages" if rows and "messages" in rows[0] else "completion"
+
+
+def tokenize_rows(
+    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+) -> tuple[Dataset, Intake]:
+    """Turn rows into `input_ids` and `labels` (-100 where nothing is learned).
+
+    Returns:
+        The dataset, and the counts of rows cut and dropped. A conversation whose template rewrites earlier turns
+        becomes one row per answer.
+
+    Raises:
+        DataError: rows that the template refuses; too many cut or dropped.
+    """
+    rows = list(rows)
+    intake, faults = Intake(len(rows)), Faults("training rows")
+    ids_list, labels_list = [], []
+    for number, row in enumerate(rows, start=1):
+        try:
+            examples = encode_row(row, tokenizer)
+        except DataError as error:
+            faults.add(f"row {number}: {error}")
+            continue
+        cut = [truncate(example, config.max_tokens) for example in examples]
+        kept = [example for example in cut if example is not None and any(example.mask)]
+        if not kept:
+            intake.drop_too_long()
+        elif any(len(example.ids) > config.max_tokens for example in examples):
+            intake.num_truncated += 1
+        for example in kept:
+            ids_list.append(example.ids)
+            labels_list.append([i if m else IGNORED for i, m in zip(example.ids, example.mask, strict=True)])
+    faults.raise_if_any(DataError)
+    intake.check(config)
+    return Dataset.from_dict({"input_ids": ids_list, "labels": labels_list}), intake
+
+
+def encode_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """Encode an SFT row: usually one example; several where one cannot hold the conversation."""
+    if "messages" not in row:
+        return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"])]
+    try:
+        return [encode_messages(tokenizer, row["messages"])]
+    except DataError:
+        return encode_turns(tokenizer, row["messages"])
+
+
+class RowCollator:
+    """Pad rows, and find where they predict what.
+
+    Args:
+        dataset: columns `input_ids` and `labels`.
+        pad_id: fills up rows; labels, never this id, say what is learned.
+    """
+
+    def __init__(self, dataset: Dataset, pad_id: int) -> None:
+        self._ids = Ragged(dataset, "input_ids")
+        self._labels = Ragged(dataset, "labels")
+        self._pad = pad_id
+
+    @property
+    def lengths(self) -> Array:
+        """Return the tokens of each row."""
+        return self._ids.lengths()
+
+    def probe(self) -> list[int]:
+        """Return the tokens of the longest row, up to 256 of them."""
+        return [int(token) for token in self._ids[int(self.lengths.argmax())][:256]]
+
+    def __call__(self, numbers: list[int]) -> Batch:
+        rows, weights_B = split_fillers(numbers)
+        ids_BT = pad_rows([self._ids[row] for row in rows], self._pad)
+        labels_BT = pad_rows([self._labels[row] for row in rows], IGNORED)
+        labels_BT[weights_B == 0] = IGNORED
+        owner_N, place_N = np.nonzero(labels_BT[:, 1:] != IGNORED)
+        return {
+            "input_ids": torch.from_numpy(ids_BT),
+            "places": torch.from_numpy(owner_N * ids_BT.shape[1] + place_N),
+            "targets": torch.from_numpy(labels_BT[owner_N, place_N + 1]),
+            "counts": torch.tensor([len(owner_N)]),
+            "rows": rows,
+            "num_tokens": int(self.lengths[rows].sum()),
+        }
+
+
+class SFTTrainer(ExactTrainer, trl.SFTTrainer):
+    """TRL's trainer with its loss on labelled positions alone, which is about six times less work in the head."""
+
+    def prepare_loop(self, config: TrainConfig, loader: Any) -> None:
+        super().prepare_loop(config, loader)
+        self._head = output_head(self.model)
+
+    def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
+        """Return the summed cross-entropy of this pass over the supervised tokens of the global batch."""
+        logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
+        return self.cross_entropy(logits_NV, batch["targets"]) / counts[0].clamp(min=1)
+
+    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        """Return the summed cross-entropy in nats, and meter accuracy and, on logged steps, entropy."""
+        count = torch.tensor(float(len(targets_N)), device=logits_NV.device)
+        if self.logs_next:
+            with torch.no_grad():
+                logprobs_NV = logits_NV.detach().float().log_softmax(dim=-1)
+                self.meter("entropy", -(logprobs_NV.exp() * logprobs_NV).sum(), count)
+                self.meter("mean_token_accuracy", (logits_NV.argmax(dim=-1) == targets_N).sum().float(), count)
+        return -token_logprobs(logits_NV, targets_N).sum()

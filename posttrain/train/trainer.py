@@ -1,0 +1,255 @@
+"""From our config to TRL's arguments, and from a trainer to a finished folder: the one place for both."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Before any library of the hub is imported: they read it once. Nothing here calls home.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRACKIO_DISABLE_TELEMETRY", "1")
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel
+from transformers import PrinterCallback, PreTrainedTokenizerBase, ProgressCallback, TrainingArguments, set_seed
+
+from posttrain.config import Execution, TrainConfig
+from posttrain.core.files import content_hash
+from posttrain.core.models import model_hash, save_model
+from posttrain.train.adapters import ADAPTER_FOLDER, merge_checked
+from posttrain.train.batches import Array, EpochLoader, GlobalBatches
+from posttrain.train.checkpoints import FOLDER, find_checkpoint
+from posttrain.train.errors import TrainError
+from posttrain.train.guards import adapter_snapshot, check_adapters_moved
+from posttrain.train.intake import Intake
+from posttrain.train.loop import ExactTrainer
+from posttrain.train.metrics import MetricsFile, Progress
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every training run is given.
+
+    Attributes:
+        model_dir: Hugging Face folder to start from.
+        out_dir: folder that receives the trained model and metrics.jsonl.
+        config: the training section.
+        run_seed: the run's seed; the section's own wins.
+        execution: device, processes, threads.
+        progress: called with (steps done, steps in all).
+    """
+
+    model_dir: Path
+    out_dir: Path
+    config: TrainConfig
+    run_seed: int
+    execution: Execution
+    progress: Progress | None = None
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of data order, heads and adapters."""
+        return self.run_seed if self.config.seed is None else self.config.seed
+
+    @property
+    def device(self) -> str:
+        """Return `cpu` or `cuda`."""
+        device = self.execution.device
+        if device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise TrainError(f"execution.device is {device}, but torch sees no CUDA device; use cpu or auto.")
+        return device
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of the compute type that the config asks for."""
+        kind = torch.device(self.device).type
+        return torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def seed_everything(self) -> None:
+        """Seed all generators, before any weight is made, and set the threads of a CPU run."""
+        set_seed(self.seed)
+        if self.execution.threads is not None:
+            torch.set_num_threads(self.execution.threads)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows become steps.
+
+    Attributes:
+        steps: optimizer steps in all.
+        device_batch_size: rows per forward pass of one process.
+        accumulation: forward passes per optimizer step.
+        world_size: processes.
+        rank: number of this process.
+    """
+
+    steps: int
+    device_batch_size: int
+    accumulation: int
+    world_size: int
+    rank: int
+
+
+def plan_steps(num_rows: int, config: TrainConfig) -> Plan:
+    """Work out steps and batch sizes; the number of processes comes from the launcher.
+
+    Raises:
+        TrainError: the processes do not divide the global batch.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    per_epoch = math.ceil(num_rows / config.global_batch_size)
+    steps = config.max_steps or math.ceil((config.epochs or 0.0) * per_epoch)
+    device_batch = config.device_batch_size or math.ceil(config.global_batch_size / world_size)
+    if config.global_batch_size % (device_batch * world_size):
+        raise TrainError(
+            f"device_batch_size {device_batch} × {world_size} processes does not divide global_batch_size "
+            f"{config.global_batch_size}; choose sizes that do."
+        )
+    accumulation = config.global_batch_size // (device_batch * world_size)
+    return Plan(steps, device_batch, accumulation, world_size, int(os.environ.get("RANK", "0")))
+
+
+def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **extra: Any) -> Arguments:
+    """Map our config to the arguments of a TRL trainer.
+
+    Whatever TRL would choose by itself and we do not want is said here: bfloat16 and activation checkpointing are its
+    defaults, NaN losses are filtered from transformers' log, and a warm-up below one step would round up to a whole
+    step with learning rate 0.
+    """
+    config = job.config
+    warmup = int(config.warmup_ratio * plan.steps)
+    arguments = kind(
+        output_dir=str(job.out_dir / FOLDER),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.device_batch_size,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.dtype == "bfloat16",
+        activation_checkpointing=config.gradient_checkpointing,
+        use_cpu=job.device == "cpu",
+        seed=job.seed,
+        data_seed=job.seed,
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no" if config.checkpoint_steps is None else "steps",
+        save_steps=config.checkpoint_steps or 1,
+        save_total_limit=2,
+        average_tokens_across_devices=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        push_to_hub=False,
+        **extra,
+    )
+    _ = arguments.device
+    arguments._n_gpu = min(arguments._n_gpu, 1)  # one process drives one device; DataParallel breaks the losses
+    return arguments
+
+
+def lora_arguments(job: Job, task: str) -> PeftLoraConfig | None:
+    """Map our adapter section to peft's; a reward model's head is trained in full beside the adapters."""
+    lora = job.config.lora
+    if lora is None:
+        return None
+    modules = lora.target_modules
+    return PeftLoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type=task,
+        modules_to_save=["score"] if task == "SEQ_CLS" else None,
+    )
+
+
+def make_loader(job: Job, plan: Plan, lengths: Array, collate: Callable[[list[int]], dict[str, Any]]) -> EpochLoader:
+    """Return the loader whose steps depend on the seed alone."""
+    batches = GlobalBatches(
+        lengths, job.config.global_batch_size, plan.device_batch_size, job.seed, plan.rank, plan.world_size
+    )
+    return EpochLoader(batches, len(lengths), collate)
+
+
+def restore_forward(model: Any) -> None:
+    """Take TRL's replacement of `forward` off again: a copy of the model would run the original's weights with it."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base.__dict__.pop("forward", None)
+
+
+def run(
+    job: Job, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, intake: Intake, data: Any, probe: list[int]
+) -> dict[str, Any]:
+    """Train, check, merge adapters, save, and return the metrics of the run.
+
+    Args:
+        data: what identifies the rows, as JSON values; a resumed run must have the same.
+        probe: token ids on which merged adapters must give the same output as unmerged ones.
+
+    Raises:
+        TrainError: a guard refused, or fewer steps were made than asked.
+    """
+    job.out_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = _checkpoint_of(job, data)
+    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(metrics)
+    before = adapter_snapshot(trainer.model)
+    trainer.watch_adapters(before)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    if trainer.state.global_step != trainer.args.max_steps:
+        raise TrainError(
+            f"training ended after {trainer.state.global_step} of {trainer.args.max_steps} steps; the model was not saved."
+        )
+    check_adapters_moved(trainer.model, before, job.config.allow)
+    if trainer.is_world_process_zero():
+        _save(job, trainer, tokenizer, probe)
+    last = metrics.rows[-1] if metrics.rows else {}
+    return {
+        **intake.summary(),
+        "steps": trainer.state.global_step,
+        "resumed_from": first_step,
+        "train_seconds": seconds,
+        **{name: value for name, value in last.items() if name not in ("step", "epoch")},
+    }
+
+
+def _checkpoint_of(job: Job, data: Any) -> Path | None:
+    if job.config.checkpoint_steps is None:
+        return None
+    identity = {
+        "config": content_hash(job.config.identity() | {"seed": job.seed}),
+        "rows": content_hash(data),
+        "starting weights": model_hash(job.model_dir),
+    }
+    return find_checkpoint(job.out_dir / FOLDER, identity)
+
+
+def _save(job: Job, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, probe: list[int]) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if isinstance(model, PeftModel):
+        model = merge_checked(model, probe, job.out_dir / ADAPTER_FOLDER, job.model_dir)
+    save_model(model, tokenizer, job.out_dir)
+    shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
+
