@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from posttrain.core.atomic import PathLike
 from posttrain.core.control_tokens import Masked, control_tokens, find_control_tokens, mask_control_tokens, neutralize
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.files import content_hash
@@ -56,7 +57,7 @@ class Encoded:
     format_mask: list[int]
 
 
-def load_tokenizer(model_dir: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
     """Load a tokenizer with its chat template, and a token to pad with.
 
     Where none is named, a token reserved for padding is taken, else the unknown token, else the end-of-sequence token:
@@ -172,7 +173,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return turn_shape(tokenizer).end_id
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, model_dir: str | Path | None = None) -> list[int]:
+def stop_ids(tokenizer: PreTrainedTokenizerBase, model_dir: PathLike | None = None) -> list[int]:
     """List the ids that end a completion: end of turn first, end of sequence, those of `generation_config.json`."""
     ids = [end_of_turn_id(tokenizer)]
     if tokenizer.eos_token_id is not None:

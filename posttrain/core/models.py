@@ -1,0 +1,259 @@
+"""Loading and saving models, refusing what transformers would let pass: weights missing, heads made up, NaN saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from posttrain.core.atomic import PathLike
+from posttrain.core.chat import load_tokenizer, stop_ids
+from posttrain.core.errors import ModelError
+from posttrain.core.model_files import adapter_base, check_model_dir, is_adapter, model_hash, resolve
+
+__all__ = [
+    "check_model_dir",
+    "init_reward_model",
+    "load_causal_lm",
+    "load_reward_model",
+    "merge_adapter",
+    "model_hash",
+    "resolve",
+    "save_model",
+]
+
+_HEAD = "score.weight"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Largest difference of logits between an adapter and its merged model, as a share of the largest logit (at least 1).
+_MERGE_TOLERANCE = 1e-4
+
+
+def load_causal_lm(model_dir: PathLike, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """Load a language model for sampling, scoring or further training: eval mode, no dropout in attention.
+
+    An adapter is merged into its base in float32 before the cast, so that what comes back is always a plain model.
+
+    Args:
+        dtype: float32, bfloat16 or float16.
+
+    Raises:
+        ModelError: weights missing, of other shapes, or no safetensors.
+    """
+    return _load(AutoModelForCausalLM, model_dir, dtype, device)
+
+
+def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """Load a reward model: one score per sequence from a head that computes in float32 whatever the body's dtype.
+
+    Raises:
+        ModelError: the file lacks the score head (a made-up one would give scores without meaning), other weights are
+            missing, there is more than one score, or the configuration names no padding token.
+    """
+    config = _config(model_dir)
+    if not is_adapter(model_dir) and config.num_labels != 1:
+        raise ModelError(f"{model_dir} gives {config.num_labels} numbers per sequence; a reward model gives 1")
+    model = _load(AutoModelForSequenceClassification, model_dir, dtype, device)
+    _require_pad_token(model, model_dir)
+    return _with_float32_head(model, model_dir)
+
+
+def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32") -> PreTrainedModel:
+    """Make a reward model of a language model: its body, and a new score head drawn from `seed`.
+
+    A folder that holds a reward model keeps its head. The head is N(0, initializer_range²), as transformers draws it,
+    and in float32; the global random state is left as it was.
+
+    Raises:
+        ModelError: any other weight is missing, or the tokenizer cannot be loaded (it names the padding token).
+    """
+    tokenizer = load_tokenizer(model_dir)
+    with torch.random.fork_rng(devices=[]):
+        model = _load(AutoModelForSequenceClassification, model_dir, dtype, "cpu", may_lack={_HEAD})
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model = _with_float32_head(model, model_dir)
+    if _stored_head(model_dir) is None:
+        generator = torch.Generator().manual_seed(seed)
+        deviation = float(getattr(model.config.get_text_config(), "initializer_range", 0.02))
+        with torch.no_grad():
+            _head(model).weight.normal_(0.0, deviation, generator=generator)
+    return model
+
+
+def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, out_dir: PathLike) -> None:
+    """Save a folder that any tool can load: safetensors, tokenizer, chat template, and stop tokens for generation.
+
+    `generation_config.json` lists the end-of-turn token among `eos_token_id`, so that other engines stop there too.
+
+    Raises:
+        ModelError: a weight is empty, NaN or infinite; nothing is written.
+    """
+    for name, weight in model.named_parameters():
+        if weight.numel() == 0 or not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"the weight {name} is empty, NaN or infinite, so the model is not saved to {out_dir}")
+    # TRL's trainers put a patched `forward` on the instance and switch the cache off in the configuration.
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner.__dict__.pop("forward", None)
+    inner.config.use_cache = True
+    if inner.can_generate():
+        inner.generation_config = _generation_config(inner, tokenizer)
+    model.save_pretrained(str(out_dir))
+    tokenizer.save_pretrained(str(out_dir))
+
+
+def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
+    """Merge an adapter into its base in float32, save the whole model, and check the saved one against the adapter.
+
+    Returns:
+        The largest difference of a logit between base + adapter and the model read back from `out_dir`.
+
+    Raises:
+        ModelError: no adapter, adapter weights missing or unknown, a quantised base, or too large a difference.
+    """
+    if not is_adapter(adapter_dir):
+        raise ModelError(f"{adapter_dir} holds no adapter_config.json, so there is nothing to merge")
+    adapted = _load_adapted(AutoModelForCausalLM, adapter_dir, may_lack=())
+    probe = torch.randint(adapted.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = adapted(input_ids=probe).logits
+    save_model(adapted.merge_and_unload(), load_tokenizer(adapter_dir), out_dir)
+    with torch.no_grad():
+        got = load_causal_lm(out_dir)(input_ids=probe).logits
+    delta = float((got - wanted).abs().max())
+    allowed = _MERGE_TOLERANCE * max(1.0, float(wanted.abs().max()))
+    if not delta <= allowed:
+        raise ModelError(f"the merged model in {out_dir} differs from the adapter by {delta:.2g} (limit {allowed:.2g})")
+    return delta
+
+
+# ---------------------------------------------------------------- loading
+
+
+def _load(loader: Any, model_dir: PathLike, dtype: str, device: str, may_lack: Collection[str] = ()) -> PreTrainedModel:
+    if dtype not in _DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
+    if is_adapter(model_dir):
+        model = _load_adapted(loader, model_dir, may_lack).merge_and_unload().to(_DTYPES[dtype])
+    else:
+        model = _load_whole(loader, model_dir, _DTYPES[dtype], may_lack)
+    return model.to(device).eval()
+
+
+def _config(model_dir: PathLike) -> Any:
+    try:
+        folder = adapter_base(model_dir) if is_adapter(model_dir) else model_dir
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"no model configuration can be loaded from {model_dir}: {error}") from error
+    if hasattr(config, "attention_dropout"):
+        config.attention_dropout = 0.0
+    return config
+
+
+def _load_whole(loader: Any, model_dir: PathLike, dtype: torch.dtype, may_lack: Collection[str]) -> PreTrainedModel:
+    config = _config(model_dir)
+    if loader is AutoModelForSequenceClassification:
+        config.num_labels = 1
+    try:
+        model, info = loader.from_pretrained(
+            str(model_dir),
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"no model can be loaded from {model_dir}: {error}") from error
+    missing = sorted(set(info["missing_keys"]) - set(may_lack))
+    if missing or info["mismatched_keys"]:
+        # transformers fills such weights with random numbers and prints a table.
+        wrong = [*missing, *(str(key) for key in info["mismatched_keys"])]
+        raise ModelError(
+            f"{model_dir} lacks {len(wrong)} weights of a {type(model).__name__}: {', '.join(wrong[:5])}; "
+            "give the folder that was trained for this"
+        )
+    return model
+
+
+def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str]) -> PeftModel:
+    base_dir = adapter_base(adapter_dir)
+    stored = set(load_file(Path(adapter_dir, "adapter_model.safetensors")))
+    base_may_lack = {*may_lack, *(_HEAD for key in stored if key.endswith(_HEAD))}
+    base = _load_whole(loader, base_dir, torch.float32, base_may_lack)
+    if getattr(base.config, "quantization_config", None) is not None:
+        raise ModelError(f"the base model {base_dir} is quantised; an adapter is merged into the unquantised weights")
+    config = PeftConfig.from_pretrained(str(adapter_dir))
+    # The task's own wrapper would refuse the adapter of a language model on the body of a reward model.
+    config.task_type = None
+    model = PeftModel.from_pretrained(base, str(adapter_dir), config=config)
+    asked = set(get_peft_model_state_dict(model))
+    if asked != stored:
+        wrong = sorted(asked ^ stored)
+        raise ModelError(f"{adapter_dir}: {len(wrong)} adapter weights missing or unknown: {', '.join(wrong[:5])}")
+    return model.eval()
+
+
+# ---------------------------------------------------------------- the score head
+
+
+def _head(model: PreTrainedModel) -> torch.nn.Linear:
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise ModelError(f"{type(model).__name__} has no linear head named 'score'; this architecture is not supported")
+    return head
+
+
+def _with_float32_head(model: PreTrainedModel, model_dir: PathLike) -> PreTrainedModel:
+    """Let the head compute in float32: in bfloat16 the scores of like answers fall on the same few numbers."""
+    head = _head(model).float()
+    stored = _stored_head(model_dir)
+    if stored is not None:  # the cast to the body's dtype has rounded it
+        with torch.no_grad():
+            head.weight.copy_(stored)
+    head.register_forward_pre_hook(lambda _module, inputs: (inputs[0].float(), *inputs[1:]))
+    return model
+
+
+def _stored_head(model_dir: PathLike) -> Tensor | None:
+    for path in sorted(Path(model_dir).glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - the handle is no mapping
+                if key == _HEAD or key.endswith(f".{_HEAD}"):
+                    return file.get_tensor(key)
+    return None
+
+
+def _require_pad_token(model: PreTrainedModel, model_dir: PathLike) -> None:
+    if model.config.get_text_config().pad_token_id is None:
+        raise ModelError(f"{model_dir}: config.json names no pad_token_id, so batches cannot be scored; add it")
+
+
+# ---------------------------------------------------------------- saving
+
+
+def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    config = model.generation_config or GenerationConfig()
+    listed = config.eos_token_id
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    config.eos_token_id = list(dict.fromkeys([*stop_ids(tokenizer), *listed]))
+    config.pad_token_id = tokenizer.pad_token_id
+    if not config.do_sample and any(value is not None for value in (config.temperature, config.top_p, config.top_k)):
+        # Sampling numbers without sampling: transformers refuses to save that, at the end of the training run.
+        config.do_sample = True
+    return config
