@@ -1,0 +1,75 @@
+"""One self-contained HTML page per run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from posttrain.report.blocks import MISSING, Section, plain_text
+from posttrain.report.data import best_of_k_section, funnel_section, reward_model_section
+from posttrain.report.results import ratings_section, rounds_section, students_section
+from posttrain.report.samples import samples_section
+from posttrain.report.setup import recipe_section, versions_section
+from posttrain.report.training import curves_section, time_section
+
+# The page, from top to bottom.
+SECTIONS: tuple[Callable[[Mapping[str, Any]], Section], ...] = (
+    rounds_section,
+    ratings_section,
+    students_section,
+    time_section,
+    funnel_section,
+    reward_model_section,
+    best_of_k_section,
+    curves_section,
+    samples_section,
+    recipe_section,
+    versions_section,
+)
+
+
+def build_report(run: Mapping[str, Any]) -> str:
+    """Build the page of a run: it opens from disk, asks no network for anything, and stays under 5 MB.
+
+    Every text is escaped by the template engine, and a content policy lets no script run but the page's own, so a
+    sample that holds HTML is shown and does nothing. A part that is missing, as in a run under way, says so.
+
+    Args:
+        run: what ``posttrain report --json`` prints (interface.md), and where they are known:
+            ``funnel`` {round: {written, cleaned, sampled, kept, trained, dropped: {reason: rows}}};
+            ``matrix`` [{a, b, win_rate, low, high}];
+            ``training`` {stage: [{step, loss, …}]};
+            ``reward_model`` {round: {accuracy, …, by_strength, calibration: [{confidence, accuracy, count}]}};
+            ``samples`` [{round, family, verdict, prompt, completions: [{text, score, gold, model}], chosen, rejected,
+            gold}], where chosen and rejected are places in completions;
+            ``best_of_k`` {k: score} or {picked by: {k: score}};
+            ``stages`` [{name, seconds, address, status}];
+            ``recipe`` resolved (or its name), ``recipe_sources`` {field: text}, ``versions``, ``seeds``.
+    """
+    script = _file("page.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_file("page.jinja")).render(
+        name=plain_text(run.get("run") or "run"),
+        recipe=_recipe_name(run.get("recipe")),
+        sections=[section(run) for section in SECTIONS],
+        style=Markup(_file("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    return plain_text(page)
+
+
+def _recipe_name(recipe: object) -> str:
+    if isinstance(recipe, Mapping):
+        recipe = recipe.get("name")
+    return plain_text(recipe) if recipe else MISSING
+
+
+def _file(name: str) -> str:
+    return resources.files("posttrain.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,130 @@
+"""Sections on data and scores: the funnel, the reward model, best of K."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from posttrain.report.blocks import Block, Picture, Section, Table, is_number, not_yet, number
+from posttrain.report.charts import calibration_chart, doubling_chart, grouped_bar_chart
+
+Run = Mapping[str, Any]
+STEPS = ("written", "cleaned", "sampled", "kept", "trained")
+
+
+def funnel_section(run: Run) -> Section:
+    """Show how many rows passed each step of a round, and why the others did not."""
+    funnels = _by_round(run.get("funnel"))
+    if not funnels:
+        return Section("data", "Data", [not_yet("Counts of rows")])
+    steps = [step for step in STEPS if any(is_number(funnel.get(step)) for funnel in funnels.values())]
+    groups = {
+        f"round {name}": {step: float(funnel[step]) for step in steps if is_number(funnel.get(step))}
+        for name, funnel in funnels.items()
+    }
+    counts = [[f"round {name}", *(number(funnel.get(step)) for step in steps)] for name, funnel in funnels.items()]
+    blocks: list[Block] = []
+    if steps:
+        drawing = grouped_bar_chart("funnel", "Rows that passed each step, by round", groups, "rows")
+        blocks.append(Picture(drawing, "From prompts written to rows trained on."))
+        blocks.append(Table("Rows by step.", ["Round", *(step.capitalize() for step in steps)], counts))
+    drops = [
+        [f"round {name}", str(reason), number(count)]
+        for name, funnel in funnels.items()
+        for reason, count in sorted((funnel.get("dropped") or {}).items(), key=lambda item: -item[1])
+    ]
+    blocks.append(Table("Rows dropped, by reason.", ["Round", "Reason", "Rows"], drops) if drops else not_yet("Drops"))
+    return Section("data", "Data", blocks)
+
+
+def _by_round(value: object) -> dict[str, Mapping[str, Any]]:
+    """Take a mapping of rounds, or a list of rows that name theirs."""
+    if isinstance(value, Mapping):
+        return {str(name): entry for name, entry in value.items() if isinstance(entry, Mapping)}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return {str(entry.get("round", place)): entry for place, entry in enumerate(value, start=1)}
+    return {}
+
+
+def reward_model_section(run: Run) -> Section:
+    """Show how often each round's reward model was right on held-out pairs, and whether it knew when."""
+    reports = _by_round(run.get("reward_model")) or {
+        str(entry.get("round")): entry["reward_model"]
+        for entry in run.get("rounds") or []
+        if isinstance(entry.get("reward_model"), Mapping) and entry["reward_model"]
+    }
+    if not reports:
+        return Section("reward-model", "Reward model", [not_yet("Reward model report")])
+    names = _union(
+        key for report in reports.values() for key, value in report.items() if is_number(value) and key != "round"
+    )
+    rows = [[f"round {name}", *(number(report.get(key)) for key in names)] for name, report in reports.items()]
+    blocks: list[Block] = [
+        Table("On preference pairs kept out of training.", ["Round", *(_words(name) for name in names)], rows)
+    ]
+    strengths = {name: report["by_strength"] for name, report in reports.items() if report.get("by_strength")}
+    if strengths:
+        blocks.append(_strengths(strengths))
+    curves = {f"round {name}": _bins(report.get("calibration")) for name, report in reports.items()}
+    curves = {name: points for name, points in curves.items() if points}
+    if curves:
+        drawing = calibration_chart("calibration", "Calibration of the reward model, by round", curves)
+        blocks.append(Picture(drawing, "On the dashed line the reward model is right as often as it expects to be."))
+    else:
+        blocks.append(not_yet("Calibration"))
+    return Section("reward-model", "Reward model", blocks)
+
+
+def _strengths(by_round: Mapping[str, Mapping[str, Any]]) -> Table:
+    names = _union(key for strengths in by_round.values() for key in strengths)
+    rows = [[f"round {name}", *(_accuracy(entry.get(key)) for key in names)] for name, entry in by_round.items()]
+    return Table("Accuracy by how clear the preference was.", ["Round", *(_words(name) for name in names)], rows)
+
+
+def _accuracy(entry: object) -> str:
+    """Write an accuracy that stands alone, or beside the number of pairs it was measured on."""
+    if not isinstance(entry, Mapping):
+        return number(entry)
+    count = next((entry[key] for key in ("num_pairs", "count", "pairs", "n") if key in entry), None)
+    return number(entry.get("accuracy")) + (f" ({number(count)})" if count is not None else "")
+
+
+def _bins(bins: object) -> list[tuple[float, float]]:
+    """Read calibration bins: rows of `confidence`, `accuracy`, `count`; empty bins are left out."""
+    if not isinstance(bins, Sequence):
+        return []
+    points = []
+    for entry in bins:
+        sure, right = entry.get("confidence"), entry.get("accuracy")
+        if is_number(sure) and is_number(right) and entry.get("count", 1):
+            points.append((float(sure), float(right)))
+    return points
+
+
+def best_of_k_section(run: Run) -> Section:
+    """Show the mean score of the best of K samples, as K doubles."""
+    curve = run.get("best_of_k") or {}
+    series = curve if any(isinstance(value, Mapping) for value in curve.values()) else {"best of K": curve}
+    lines = {
+        str(name): sorted((float(k), float(score)) for k, score in points.items() if is_number(score) and float(k) > 0)
+        for name, points in series.items()
+        if isinstance(points, Mapping)
+    }
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return Section("best-of-k", "Best of K", [not_yet("Best-of-K curve")])
+    labels = ("K, samples per prompt", "mean score")
+    drawing = doubling_chart("best-of-k", "Mean score of the best of K samples", lines, labels)
+    ks = sorted({k for points in lines.values() for k, _ in points})
+    rows = [[name, *(number(dict(points).get(k)) for k in ks)] for name, points in lines.items()]
+    table = Table("Mean score by K.", ["Picked by", *(f"{k:g}" for k in ks)], rows, folded=True)
+    caption = "What sampling K completions and keeping the best would have given."
+    return Section("best-of-k", "Best of K", [Picture(drawing, caption), table])
+
+
+def _union(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,62 @@
+"""Sections on what was asked and with what: the recipe, versions, seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from posttrain.report.blocks import Cell, Section, Table, not_yet
+
+Run = Mapping[str, Any]
+
+
+def recipe_section(run: Run) -> Section:
+    """List every number of the resolved recipe by its dotted name."""
+    recipe = run.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return Section("recipe", "Recipe", [not_yet("Resolved recipe")])
+    sources = run.get("recipe_sources") or {}
+    rows = [
+        [Cell(name, "code"), Cell(_shown(value), "code"), Cell(str(sources.get(name, "")), "prose")]
+        for name, value in flatten(recipe)
+    ]
+    columns = ["Field", "Value", "Meaning and source" if sources else ""]
+    return Section("recipe", "Recipe", [Table(f"{len(rows)} values, defaults included.", columns, rows, folded=True)])
+
+
+def versions_section(run: Run) -> Section:
+    """List the versions that ran and the seeds."""
+    versions = run.get("versions") or {}
+    seeds = dict(run.get("seeds") or {})
+    recipe = run.get("recipe")
+    if isinstance(recipe, Mapping):
+        seeds |= {name: value for name, value in flatten(recipe) if name.rsplit(".", 1)[-1] == "seed"}
+    version_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in flatten(versions)]
+    seed_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in seeds.items()]
+    return Section(
+        "versions",
+        "Versions and seeds",
+        [
+            Table("Versions.", ["What", "Version"], version_rows) if version_rows else not_yet("Versions"),
+            Table("Seeds.", ["Field", "Seed"], seed_rows) if seed_rows else not_yet("Seeds"),
+        ],
+    )
+
+
+def flatten(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Walk a nested mapping; give each leaf with its dotted name (list entries by number)."""
+    entries: list[tuple[object, object]] = []
+    if isinstance(value, Mapping):
+        entries = list(value.items())
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        entries = list(enumerate(value))
+    if not entries:
+        yield name, value
+        return
+    for key, item in entries:
+        yield from flatten(item, f"{name}.{key}" if name else str(key))
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
