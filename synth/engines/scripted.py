@@ -1,0 +1,50 @@
+"""An engine that answers from a Python function: for tests, and for trying a pipeline without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from synth.engines.base import Request, Sample, SamplingParams
+
+Script = Callable[[Request, int, int], str]
+
+
+class ScriptedEngine:
+    """Answer each sample with `function(request, sample_index, seed)` and record the calls.
+
+    A word counts as a token: an answer of more than `max_completion_tokens` words is cut and marked "length".
+
+    Attributes:
+        calls: (key, sample index) of every sample that was asked for, in order.
+        params: The sampling parameters of each call of `generate`, in order.
+    """
+
+    kind = "scripted"
+
+    def __init__(self, function: Script, model: str = "scripted", context_tokens: int | None = None) -> None:
+        self.function = function
+        self.model = model
+        self.context_tokens = context_tokens
+        self.calls: list[tuple[str, int]] = []
+        self.params: list[SamplingParams] = []
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
+        """Yield the samples in the order of the requests."""
+        self.params.append(params)
+        for request in requests:
+            for sample_index, seed in zip(request.sample_indices, request.seeds, strict=True):
+                self.calls.append((request.key, sample_index))
+                text = self.function(request, sample_index, seed)
+                words = text.split()
+                cut = len(words) > params.max_completion_tokens
+                if cut:
+                    text = " ".join(words[: params.max_completion_tokens])
+                yield Sample(
+                    key=request.key,
+                    sample_index=sample_index,
+                    text=text,
+                    ids=None,
+                    finish_reason="length" if cut else "stop",
+                    num_tokens=min(len(words), params.max_completion_tokens),
+                    seed=seed,
+                )
