@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import trl
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_
 from posttrain.train.metrics import Progress
 from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
 from posttrain.train.trainer import (
+    DEFAULT_EXECUTION,
     Job,
     lora_arguments,
     make_loader,
@@ -41,8 +43,6 @@ from posttrain.train.trainer import (
     training_arguments,
 )
 
-import trl  # isort: skip  (after posttrain.train.trainer, which switches telemetry off)
-
 
 def train_dpo(
     model_dir: str | Path,
@@ -50,7 +50,7 @@ def train_dpo(
     out_dir: str | Path,
     config: DPOConfig,
     seed: int,
-    execution: Execution = Execution(),
+    execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a policy on preference pairs and write it to a folder.
@@ -155,8 +155,8 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         if not (reward <= limit and abs(loss - expected) <= limit * max(1.0, expected)):
             raise TrainError(
                 f"before the first step the rewards should be 0 and the loss {expected:.6f}, but the largest reward is "
-                f"{reward:.2e} and the loss {loss:.6f} (tolerance {limit:.1e}): the reference is not the policy that is "
-                "trained. This is a fault of the set-up, not of the data; training did not start."
+                f"{reward:.2e} and the loss {loss:.6f} (tolerance {limit:.1e}): the reference is not the policy. "
+                "This is a fault of the set-up, not of the data; training did not start."
             )
 
     def _start_tolerance(self, batch: Batch) -> float:

@@ -112,12 +112,13 @@ class ExactTrainer(Trainer):
 
     def _read_meters(self) -> dict[str, float]:
         names = sorted(self._sums)
-        values = {}
+        values: dict[str, float] = {}
         if names:
             table = torch.stack([torch.stack([self._sums[n].float(), self._weights[n].float()]) for n in names])
             if self.args.world_size > 1:
                 table = self.accelerator.reduce(table, reduction="sum")
-            values = {name: total / weight if weight else 0.0 for name, (total, weight) in zip(names, table.tolist(), strict=True)}
+            for name, (total, weight) in zip(names, table.tolist(), strict=True):
+                values[name] = total / weight if weight else 0.0
         self._sums.clear()
         self._weights.clear()
         now = time.perf_counter()

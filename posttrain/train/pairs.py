@@ -96,15 +96,16 @@ class PairCollator:
     """
 
     def __init__(self, dataset: Dataset, pad_id: int) -> None:
-        self._pad = pad_id
+        self.pad_id = pad_id
         self._prompts = Ragged(dataset, "prompt_ids")
-        self._columns = {f"{side}_{kind}": Ragged(dataset, f"{side}_{kind}") for side in SIDES for kind in ("ids", "mask", "scored")}
-        self._numbers = dataset["row"][:]
+        names = [f"{side}_{kind}" for side in SIDES for kind in ("ids", "mask", "scored")]
+        self._columns = {name: Ragged(dataset, name) for name in names}
+        self.numbers = dataset["row"][:]
         has_reference = "ref_chosen_logps" in dataset.column_names
         self._reference = [Ragged(dataset, f"ref_{side}_logps") for side in SIDES] if has_reference else None
         sides = [self._columns[f"{side}_ids"].lengths() for side in SIDES]
         self.lengths: Array = self._prompts.lengths() + np.maximum(*sides)
-        self._tokens: Array = 2 * self._prompts.lengths() + sides[0] + sides[1]
+        self.num_tokens: Array = 2 * self._prompts.lengths() + sides[0] + sides[1]
 
     def probe(self) -> list[int]:
         """Return the tokens of the longest pair's chosen side, up to 256 of them."""
@@ -113,7 +114,7 @@ class PairCollator:
 
     def __call__(self, numbers: list[int]) -> Batch:
         rows, weights_B = split_fillers(numbers)
-        ids_BT = pad_rows([self._join(f"{side}_ids", self._prompts[row], row) for side in SIDES for row in rows], self._pad)
+        ids_BT = pad_rows(self.sequences(rows), self.pad_id)
         mask_BT = self._place("mask", rows, ids_BT.shape[1])
         scored_BT = self._place("scored", rows, ids_BT.shape[1])
         owner_N, place_N = np.nonzero(mask_BT)
@@ -125,16 +126,18 @@ class PairCollator:
             "scored": torch.from_numpy(scored_BT[owner_N, place_N].astype(np.float32)),
             "weights": torch.from_numpy(weights_B),
             "counts": torch.tensor([weights_B.sum(), (mask_BT[: len(rows)].sum(axis=1) * weights_B).sum()]),
-            "rows": [self._numbers[row] for row in rows],
-            "num_tokens": int((self._tokens[rows] * weights_B).sum()),
+            "rows": [self.numbers[row] for row in rows],
+            "num_tokens": int((self.num_tokens[rows] * weights_B).sum()),
         }
         if self._reference is not None:
             values = [reference[row] for reference in self._reference for row in rows]
             batch["reference"] = torch.from_numpy(np.concatenate(values).astype(np.float32))
         return batch
 
-    def _join(self, column: str, before: Array, row: int) -> Array:
-        return np.concatenate([before, self._columns[column][row]])
+    def sequences(self, rows: list[int]) -> list[Array]:
+        """Return prompt and answer of each pair: the chosen ones, then the rejected ones."""
+        answers = [self._columns[f"{side}_ids"] for side in SIDES]
+        return [np.concatenate([self._prompts[row], answer[row]]) for answer in answers for row in rows]
 
     def _place(self, kind: str, rows: list[int], width: int) -> Array:
         placed = np.zeros((2 * len(rows), width), dtype=np.int8)

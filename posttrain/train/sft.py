@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import trl
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -27,9 +28,16 @@ from posttrain.train.intake import Intake
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import token_logprobs
 from posttrain.train.metrics import Progress
-from posttrain.train.trainer import Job, lora_arguments, make_loader, plan_steps, restore_forward, run, training_arguments
-
-import trl  # isort: skip  (after posttrain.train.trainer, which switches telemetry off)
+from posttrain.train.trainer import (
+    DEFAULT_EXECUTION,
+    Job,
+    lora_arguments,
+    make_loader,
+    plan_steps,
+    restore_forward,
+    run,
+    training_arguments,
+)
 
 IGNORED = -100
 
@@ -40,7 +48,7 @@ def train_sft(
     out_dir: str | Path,
     config: SFTConfig,
     seed: int,
-    execution: Execution = Execution(),
+    execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model on conversations and write it to a folder.

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Before any library of the hub is imported: they read it once. Nothing here calls home.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TRACKIO_DISABLE_TELEMETRY", "1")
-
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
-from transformers import PrinterCallback, PreTrainedTokenizerBase, ProgressCallback, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
@@ -33,6 +29,9 @@ from posttrain.train.loop import ExactTrainer
 from posttrain.train.metrics import MetricsFile, Progress
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+DEFAULT_EXECUTION = Execution()
+"""This machine as it is: an accelerator if there is one, one process."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def run(
     seconds = time.perf_counter() - started
     if trainer.state.global_step != trainer.args.max_steps:
         raise TrainError(
-            f"training ended after {trainer.state.global_step} of {trainer.args.max_steps} steps; the model was not saved."
+            f"training ended after {trainer.state.global_step} of {trainer.args.max_steps} steps; nothing was saved."
         )
     check_adapters_moved(trainer.model, before, job.config.allow)
     if trainer.is_world_process_zero():
