@@ -14,7 +14,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `tone` is plain, or note for what is not there yet."""
+    """A paragraph; `tone` is plain, note for what is not there yet, or caution."""
 
     kind: ClassVar[str] = "text"
     text: str

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -50,13 +51,15 @@ def build_report(run: Mapping[str, Any]) -> str:
             gold}], where chosen and rejected are places in completions;
             ``best_of_k`` {k: score} or {picked by: {k: score}};
             ``stages`` [{name, seconds, address, status}];
-            ``recipe`` resolved (or its name), ``recipe_sources`` {field: text}, ``versions``, ``seeds``.
+            ``config`` (or ``recipe``) resolved, ``recipe_sources`` {field: text}, ``versions``, ``seeds``, ``state``.
     """
     script = _file("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_file("page.jinja")).render(
-        name=plain_text(run.get("run") or "run"),
+        # A run is named by its folder.
+        name=plain_text(PurePath(str(run.get("run") or "run")).name),
         recipe=_recipe_name(run.get("recipe")),
+        state=plain_text(run.get("state") or ""),
         sections=[section(run) for section in SECTIONS],
         style=Markup(_file("page.css")),
         script=Markup(script),

@@ -117,7 +117,7 @@ def best_of_k_section(run: Run) -> Section:
     drawing = doubling_chart("best-of-k", "Mean score of the best of K samples", lines, labels)
     ks = sorted({k for points in lines.values() for k, _ in points})
     rows = [[name, *(number(dict(points).get(k)) for k in ks)] for name, points in lines.items()]
-    table = Table("Mean score by K.", ["Picked by", *(f"{k:g}" for k in ks)], rows, folded=True)
+    table = Table("Mean score by K.", ["Scores of", *(f"{k:g}" for k in ks)], rows, folded=True)
     caption = "What sampling K completions and keeping the best would have given."
     return Section("best-of-k", "Best of K", [Picture(drawing, caption), table])
 

@@ -19,6 +19,7 @@ from posttrain.report.blocks import (
     rate,
 )
 from posttrain.report.charts import Point, interval_chart
+from posttrain.report.judged import judge_sentence
 
 Run = Mapping[str, Any]
 ROUND_COLUMNS = (
@@ -56,13 +57,20 @@ def rounds_section(run: Run) -> Section:
         for label, key in (("over the base", "win_rate_vs_base"), ("over the best before", "win_rate_vs_previous"))
     }
     series = {label: points for label, points in series.items() if points}
-    blocks: list[Block] = [Text(_headline(rounds)), table]
+    blocks: list[Block] = [Text(_headline(rounds)), *_judge(run), table]
     if reasons:
         blocks.append(Table("Why each round was promoted or held.", ["Round", "Gate", "Why"], reasons))
     if series:
         drawing = interval_chart("win-rates", "Win rate of each round, with 95 % intervals", series, "win rate", 0.5)
         blocks.append(Picture(drawing, "At 0.5 (dashed) a round is as good as what it is compared with."))
     return Section("rounds", "Rounds", blocks)
+
+
+def _judge(run: Run) -> list[Block]:
+    sentence = judge_sentence(run)
+    if sentence is None:
+        return []
+    return [Text(sentence, tone="caution" if sentence.startswith("CAUTION") else "plain")]
 
 
 def _headline(rounds: Sequence[Mapping[str, Any]]) -> str:

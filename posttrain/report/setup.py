@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from posttrain.report.blocks import Cell, Section, Table, not_yet
+from posttrain.report.judged import resolved_recipe
 
 Run = Mapping[str, Any]
 
 
 def recipe_section(run: Run) -> Section:
     """List every number of the resolved recipe by its dotted name."""
-    recipe = run.get("recipe")
-    if not isinstance(recipe, Mapping):
+    recipe = resolved_recipe(run)
+    if not recipe:
         return Section("recipe", "Recipe", [not_yet("Resolved recipe")])
     sources = run.get("recipe_sources") or {}
     rows = [
@@ -29,9 +30,7 @@ def versions_section(run: Run) -> Section:
     """List the versions that ran and the seeds."""
     versions = run.get("versions") or {}
     seeds = dict(run.get("seeds") or {})
-    recipe = run.get("recipe")
-    if isinstance(recipe, Mapping):
-        seeds |= {name: value for name, value in flatten(recipe) if name.rsplit(".", 1)[-1] == "seed"}
+    seeds |= {name: value for name, value in flatten(resolved_recipe(run)) if name.rsplit(".", 1)[-1] == "seed"}
     version_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in flatten(versions)]
     seed_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in seeds.items()]
     return Section(

@@ -34,10 +34,14 @@ def make_run() -> dict[str, Any]:
         {"round": 3, "promoted": False, "win_rate_vs_previous": rate(0.47, 0.07), "win_rate_vs_base": rate(0.75, 0.06),
          "reason": "Held: win rate 0.470 over the best so far; the win rate must reach 0.500."},
     ]  # fmt: skip
+    counts = {"prompts": 600, "completions": 4000, "kept": 500, "dropped": 100, "sft_rows": 480, "pairs": 450}
+    rounds = [entry | {"data": counts} for entry in rounds]
     models = {"base": 0.0, "round_1": 155.0, "round_2": 210.0, "round_3": 192.0, "student_small": -40.0}
     return {
-        "recipe": recipe(),
-        "run": "quickstart",
+        "recipe": "quickstart",
+        "config": recipe(),
+        "run": "runs/quickstart",
+        "state": "finished",
         "rounds": rounds,
         "ratings": [
             {"model": name, "rating": points, "low": points - 35 * bool(points), "high": points + 35 * bool(points)}
@@ -65,6 +69,8 @@ def recipe() -> dict[str, Any]:
     return {
         "name": "quickstart",
         "num_rounds": 3,
+        "base": {"kind": "hub", "repo": "someone/base", "revision": "0" * 40},
+        "evaluate": {"judge": {"kind": "verifier", "function": "world.py:verify"}},
         "seed": 7,
         "completions": {"num_completions": 8, "temperature": 1.0},
         "train": {"sft": {"learning_rate": 0.001, "epochs": 1}, "dpo": {"learning_rate": 0.0002, "beta": 0.1}},

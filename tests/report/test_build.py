@@ -105,6 +105,12 @@ def test_numbers_and_reasons_are_there(page):
     assert "transformers" in page and "5.23.0" in page
 
 
+def test_a_judge_that_trained_the_policy_is_said_loudly(example_run):
+    judge = {"kind": "reward_model", "model": None}
+    text = build_report({"rounds": example_run["rounds"], "config": {"evaluate": {"judge": judge}}})
+    assert "CAUTION: judged by the reward model that the policy was trained against" in text
+
+
 def test_matrix_fills_the_other_way_round(page):
     # base over round_1 is 1 / (1 + 10 ** (155 / 400)) = 0.291, so round_1 over the base is 0.709
     assert "0.291 [0.241, 0.341]" in page
@@ -119,7 +125,7 @@ def test_same_run_gives_the_same_bytes(page, example_run):
     "left_out",
     [
         ("rounds", "run", "students"),
-        ("ratings", "recipe", "training"),
+        ("ratings", "recipe", "config", "training"),
         ("matrix", "stages", "samples"),
         ("funnel", "reward_model", "best_of_k", "versions"),
     ],
