@@ -54,10 +54,15 @@ def read_prompts(path: PathLike) -> tuple[list[Row], list[Row]]:
     Raises:
         DataError: there is no such file.
     """
+    return sort_prompts(read_numbered(path))
+
+
+def sort_prompts(numbered: Iterable[tuple[int, Row | str]]) -> tuple[list[Row], list[Row]]:
+    """Do what `read_prompts` does for (number, row) pairs from anywhere; a text in place of a row is why it is bad."""
     rows: list[Row] = []
     rejects: list[Row] = []
     first_line: dict[str, int] = {}
-    for line, row in _numbered(path):
+    for line, row in numbered:
         name: str | None = None
         try:
             if isinstance(row, str):
@@ -96,7 +101,7 @@ def read_checked_rows(path: PathLike, kind: Kind, allow_empty: bool = False) -> 
         DataError: the first twenty faults; no row at all; or there is no such file.
     """
     unit = "row" if Path(path).suffix == ".parquet" else "line"
-    numbered = [(f"{unit} {number}", row) for number, row in _numbered(path)]
+    numbered = [(f"{unit} {number}", row) for number, row in read_numbered(path)]
     if not numbered:
         raise DataError(f"{path} holds no rows; expected {kind} rows")
     _check_numbered(numbered, kind, str(path), allow_empty)
@@ -118,7 +123,8 @@ def _check_numbered(
     faults.raise_if_any(DataError)
 
 
-def _numbered(path: PathLike) -> Iterator[tuple[int, Row | str]]:
+def read_numbered(path: PathLike) -> Iterator[tuple[int, Row | str]]:
+    """Stream (line number from 1, row or why the line holds none); in a Parquet file rows are counted."""
     if Path(path).suffix == ".parquet":
         return iter(enumerate(read_rows(path), start=1))
     return read_jsonl_lenient(path)
