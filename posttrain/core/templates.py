@@ -14,6 +14,9 @@ from posttrain.core.control_tokens import SPARE, control_tokens
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.formats import Message
 
+# Stands before a template that reads the clock (`strftime_now`), and gives it the fixed date whatever the format.
+_STOPPED_CLOCK = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro %}{{ '' }}"
+
 
 @dataclass(frozen=True)
 class TurnShape:
@@ -63,10 +66,10 @@ def render(
     Raises:
         DataError: the template refuses the messages, by its own rules on roles and their order.
     """
-    fixed: dict[str, Any] = {}
-    if date is not None:
-        fixed = {"date_string": date, "strftime_now": lambda _format: date}
     template = template_of(tokenizer)
+    fixed = {} if date is None else {"date_string": date}
+    if date is not None and "strftime_now" in template:
+        template = _STOPPED_CLOCK + template
     try:
         text = tokenizer.apply_chat_template(
             list(messages),
