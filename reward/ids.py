@@ -15,7 +15,7 @@ Row = dict[str, Any]
 _DUPLICATE = "duplicate: this prompt_id and sample_index came before"
 
 
-def completion_text(completion: Sequence[Mapping[str, Any]] | str) -> str:
+def completion_text(completion: Any) -> str:
     """Return the text of a completion: its last assistant message (a string is returned as it is).
 
     Raises:

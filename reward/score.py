@@ -100,7 +100,7 @@ def last_token_scores(model: PreTrainedModel, head: nn.Module, ids_list: Sequenc
     hidden_BTH = model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
     last_B = mask_BT.sum(dim=1) - 1
     hidden_BH = hidden_BTH[torch.arange(len(ids_list), device=model.device), last_B]
-    return _apply_head(head, hidden_BH).tolist()
+    return apply_head(head, hidden_BH).tolist()
 
 
 def score_pairs(
@@ -152,7 +152,8 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _apply_head(head: nn.Module, hidden_BH: Tensor) -> Tensor:
+def apply_head(head: nn.Module, hidden_BH: Tensor) -> Tensor:
+    """Multiply in float32, whatever the dtype of the head and of the hidden states; a score per row."""
     assert isinstance(head.weight, Tensor)
     bias_1 = getattr(head, "bias", None)
     bias_1 = bias_1.float() if isinstance(bias_1, Tensor) else None
@@ -167,10 +168,10 @@ def _encode(
     unusable: list[tuple[int, Result]] = []
     for index, row in enumerate(rows):
         try:
-            completion = [{"role": "assistant", "content": completion_text(row.get("completion", ""))}]
-            ids = encode_example(
-                tokenizer, normalize_prompt(row.get("prompt")), completion, date=date, allow_empty=True
-            ).ids
+            prompt = normalize_prompt(row.get("prompt"))
+            completion = [{"role": "assistant", "content": completion_text(row.get("completion"))}]
+            # An empty answer is an answer, and a bad one; a score says so.
+            ids = encode_example(tokenizer, prompt, completion, date=date, allow_empty=True).ids
         except DataError as error:
             unusable.append((index, {"score": None, "drop_reason": str(error)}))
             continue

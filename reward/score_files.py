@@ -6,33 +6,29 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from posttrain.core.chat import load_tokenizer
 from posttrain.core.files import (
     Journal,
     atomic_write,
-    content_hash,
     file_lock,
     read_jsonl_lenient,
     read_rows,
     sha256_file,
     write_jsonl,
 )
-from posttrain.core.models import load_reward_model, model_hash
+from posttrain.core.model_files import model_hash
 from reward.errors import RewardError
 from reward.ids import Row, with_ids
 from reward.lifetime import die_with_parent
-from reward.score import Progress, iter_scores
 
 Key = tuple[str, int, str]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -82,9 +78,9 @@ def score_with_workers(job: ScoreJob, num_workers: int, progress: Progress | Non
     identity = _identity(job)
     with file_lock(out / "journal" / "lock"):
         _claim(out, identity)
-        rows, line_of, rejects = _read_completions(job.completions)
+        rows, line_of, rejects = read_completions(job.completions)
         done = _journaled(out)
-        if any(_key(row) not in done for row in rows):
+        if any(key_of(row) not in done for row in rows):
             _score_missing(job, num_workers, len(rows), progress)
             done = _journaled(out)
         return _finish(out, rows, line_of, rejects, done, identity)
@@ -113,7 +109,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def _read_completions(path: str) -> tuple[list[Row], dict[Key, int], list[Row]]:
+def read_completions(path: str) -> tuple[list[Row], dict[Key, int], list[Row]]:
     """Read rows with ids, the line of each, and rejects (`line`, `prompt_id`, `reason`) for what is no completion."""
     rejects: list[Row] = []
     numbered: list[tuple[int, Row]] = []
@@ -128,7 +124,7 @@ def _read_completions(path: str) -> tuple[list[Row], dict[Key, int], list[Row]]:
     for position, row in bad.items():
         ids = {"prompt_id": row.get("prompt_id"), "sample_index": row.get("sample_index")}
         rejects.append({"line": numbered[position][0], **ids, "reason": row["drop_reason"]})
-    return rows, {_key(row): line for row, line in zip(rows, lines, strict=True)}, rejects
+    return rows, {key_of(row): line for row, line in zip(rows, lines, strict=True)}, rejects
 
 
 def _lines(path: str) -> Iterator[tuple[int, Row | str]]:
@@ -138,7 +134,7 @@ def _lines(path: str) -> Iterator[tuple[int, Row | str]]:
         yield from read_jsonl_lenient(path)
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def key_of(row: Mapping[str, Any]) -> Key:
     return row["prompt_id"], row["sample_index"], str(row.get("model"))
 
 
@@ -146,13 +142,13 @@ def _journaled(out: Path) -> dict[Key, Row]:
     done: dict[Key, Row] = {}
     for path in sorted((out / "journal").glob("*.jsonl")):
         with Journal(path) as journal:
-            done.update((_key(entry), entry) for entry in journal.rows)
+            done.update((key_of(entry), entry) for entry in journal.rows)
     return done
 
 
 def _score_missing(job: ScoreJob, num_workers: int, num_rows: int, progress: Progress | None) -> None:
     if num_workers == 1:
-        _score_shard(job, 0, 1, os.getppid(), progress)
+        _score_shard(job, 0, 1, progress=progress)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
@@ -164,6 +160,17 @@ def _score_missing(job: ScoreJob, num_workers: int, num_rows: int, progress: Pro
                 f"a scoring worker died (out of memory, or killed). What was scored is in {job.out}: run the same "
                 "command again, with fewer workers or a smaller batch if memory was short."
             ) from error
+
+
+def _score_shard(
+    job: ScoreJob, shard: int, num_shards: int, parent: int | None = None, progress: Progress | None = None
+) -> None:
+    if parent is not None:
+        die_with_parent(parent)
+    # Here, not above: a parent that only waits for workers, or finds everything done, needs no torch.
+    from reward.score_shard import score_shard
+
+    score_shard(job, shard, num_shards, progress)
 
 
 def _follow(shards: Sequence[Future[None]], out: Path, num_rows: int, progress: Progress | None) -> None:
@@ -181,46 +188,7 @@ def _count_lines(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
-def _score_shard(job: ScoreJob, shard: int, num_shards: int, parent: int, progress: Progress | None = None) -> None:
-    """Score the rows of one shard that no journal holds, and journal them batch by batch."""
-    device = job.device
-    if num_shards > 1:
-        die_with_parent(parent)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_shards))
-        if device == "cuda":
-            device = f"cuda:{shard % torch.cuda.device_count()}"
-    out = Path(job.out)
-    rows, _, _ = _read_completions(job.completions)
-    mine = [row for row in rows if _shard_of(row, num_shards) == shard]
-    done = _peek(out)
-    missing = [row for row in mine if _key(row) not in done]
-    if not missing:
-        return
-    tokenizer = load_tokenizer(job.reward_model)
-    model = load_reward_model(job.reward_model, dtype=job.dtype, device=device)
-    finished = len(mine) - len(missing)
-    with Journal(out / "journal" / f"scores-{shard}.jsonl") as journal:
-        for batch in iter_scores(missing, model, tokenizer, job.max_batch_tokens, job.max_tokens, job.date):
-            journal.append({**_ids(missing[index]), **result} for index, result in batch)
-            finished += len(batch)
-            if progress is not None:
-                progress(finished, len(mine))
-
-
-def _shard_of(row: Mapping[str, Any], num_shards: int) -> int:
-    # By prompt, so that the completions of a prompt meet in one worker, where they can share its keys and values.
-    return int(content_hash(row["prompt_id"]), 16) % num_shards
-
-
-def _peek(out: Path) -> set[Key]:
-    """Read the keys in all journals; other workers are writing theirs, so a torn last line is left alone."""
-    keys: set[Key] = set()
-    for path in (out / "journal").glob("*.jsonl"):
-        keys.update(_key(entry) for _, entry in read_jsonl_lenient(path) if not isinstance(entry, str))
-    return keys
-
-
-def _ids(row: Mapping[str, Any]) -> Row:
+def ids_of(row: Mapping[str, Any]) -> Row:
     return {"prompt_id": row["prompt_id"], "sample_index": row["sample_index"], "model": row.get("model")}
 
 
@@ -234,9 +202,9 @@ def _finish(
 ) -> dict[str, Any]:
     scored: list[Row] = []
     for row in rows:
-        entry = done[_key(row)]
+        entry = done[key_of(row)]
         if entry["score"] is None:
-            rejects.append({"line": line_of[_key(row)], **_ids(row), "reason": entry["drop_reason"]})
+            rejects.append({"line": line_of[key_of(row)], **ids_of(row), "reason": entry["drop_reason"]})
         else:
             scored.append({**row, "score": entry["score"]})
     rejects.sort(key=lambda reject: reject["line"])
@@ -245,7 +213,7 @@ def _finish(
         "scored": len(scored),
         "rejects": len(rejects),
         "reasons": dict(Counter(reject["reason"].split(":")[0] for reject in rejects)),
-        **identity,
+        "made_with": identity,
     }
     write_jsonl(out / "scored.jsonl", scored)
     write_jsonl(out / "rejects.jsonl", rejects)

@@ -49,7 +49,8 @@ def test_a_clear_pair_becomes_a_ranking_and_a_preference():
 
 def test_near_ties_weak_preferences_and_equal_texts_are_left_out_and_counted():
     rows = [row("tie", 0, 0.50), row("tie", 1, 0.52), row("weak", 0, 0.5), row("weak", 1, 0.75),
-            row("same", 0, 1.0, "a  b"), row("same", 1, 0.0, "a b"), row("good", 0, 1.0), row("good", 1, 0.0)]  # fmt: skip
+            row("same", 0, 1.0, "a  b"), row("same", 1, 0.0, "a b"),
+            row("good", 0, 1.0), row("good", 1, 0.0)]  # fmt: skip
     labels = label(rows, GAPS)
     assert [pair["prompt_id"] for pair in labels.preferences] == ["good"]
     assert labels.summary["pairs_left_out"] == {"near_tie": 1, "weaker_than_better": 1, "same_text": 1}
@@ -70,9 +71,8 @@ def test_edited_before_chosen_before_rejected():
 
 def test_an_edit_is_used_where_all_samples_are_equally_poor():
     labels = label([row("p", 0, 0.0), row("p", 1, 0.0)], GAPS, edited={"p": "perfect"})
-    assert [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in labels.preferences] == [
-        ("perfect", "answer 0")
-    ]
+    (pair,) = labels.preferences
+    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("perfect", "answer 0")
 
 
 def test_an_edit_that_changed_nothing_is_no_edit():

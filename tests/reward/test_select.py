@@ -28,9 +28,8 @@ def sides(selection):
 
 
 def test_best_of_k_takes_the_best_for_sft_and_the_best_and_the_worst_as_a_pair():
-    rows = [row("p", 0, 0.2, num_tokens=5, source="seed", round=2, model="m", family="sums"), row("p", 1, 0.9, model="m"),
-            row("p", 2, -0.4, model="m"), row("p", 3, 0.5, model="m")]  # fmt: skip
-    rows[1].update(num_tokens=7, source="seed", round=2, family="sums")
+    shared = {"source": "seed", "round": 2, "model": "m", "family": "sums"}
+    rows = [row("p", i, score, num_tokens=5 + i, **shared) for i, score in enumerate([0.2, 0.9, -0.4, 0.5])]
     selection = select(rows)
     assert selection.sft == [rows[1]]
     (pair,) = selection.pairs
@@ -40,8 +39,8 @@ def test_best_of_k_takes_the_best_for_sft_and_the_best_and_the_worst_as_a_pair()
     assert pair["margin"] == pytest.approx(1.3)
     assert (pair["chosen_score"], pair["rejected_score"]) == (0.9, -0.4)
     assert (pair["chosen_sample_index"], pair["rejected_sample_index"]) == (1, 2)
-    assert {key: pair[key] for key in ("prompt_id", "source", "round", "model", "family", "chosen_num_tokens")} == {
-        "prompt_id": "p", "source": "seed", "round": 2, "model": "m", "family": "sums", "chosen_num_tokens": 7}  # fmt: skip
+    assert pair["prompt_id"] == "p" and {key: pair[key] for key in shared} == shared
+    assert (pair["chosen_num_tokens"], pair["rejected_num_tokens"]) == (6, 7)
     assert "completion" not in pair and "score" not in pair
     assert {dropped["sample_index"] for dropped in selection.dropped} == {0, 3}
     assert selection.summary["kept"] == 2 and selection.summary["drop_reasons"] == {"not_selected": 2}

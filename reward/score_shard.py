@@ -1,0 +1,54 @@
+"""The part of a scoring run that one process does: load the reward model, score, journal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.core.chat import load_tokenizer
+from posttrain.core.files import Journal, content_hash, read_jsonl_lenient
+from posttrain.core.models import load_reward_model
+from reward.score import Progress, iter_scores
+from reward.score_files import Key, ScoreJob, ids_of, key_of, read_completions
+
+
+def score_shard(job: ScoreJob, shard: int, num_shards: int, progress: Progress | None) -> None:
+    """Score the rows of one shard that no journal holds, and journal them batch by batch."""
+    device = job.device
+    if num_shards > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_shards))
+        if device == "cuda":
+            device = f"cuda:{shard % torch.cuda.device_count()}"
+    journals = Path(job.out) / "journal"
+    rows, _, _ = read_completions(job.completions)
+    mine = [row for row in rows if shard_of(row, num_shards) == shard]
+    done = _journaled_keys(journals)
+    missing = [row for row in mine if key_of(row) not in done]
+    if not missing:
+        return
+    tokenizer = load_tokenizer(job.reward_model)
+    model = load_reward_model(job.reward_model, dtype=job.dtype, device=device)
+    finished = len(mine) - len(missing)
+    with Journal(journals / f"scores-{shard}.jsonl") as journal:
+        for batch in iter_scores(missing, model, tokenizer, job.max_batch_tokens, job.max_tokens, job.date):
+            journal.append({**ids_of(missing[index]), **result} for index, result in batch)
+            finished += len(batch)
+            if progress is not None:
+                progress(finished, len(mine))
+
+
+def shard_of(row: Mapping[str, Any], num_shards: int) -> int:
+    """Give the shard of a row: by prompt, so that the completions of a prompt meet in one worker."""
+    return int(content_hash(row["prompt_id"]), 16) % num_shards
+
+
+def _journaled_keys(journals: Path) -> set[Key]:
+    """Read the keys in all journals; other workers are writing theirs, so a torn last line is left alone."""
+    keys: set[Key] = set()
+    for path in journals.glob("*.jsonl"):
+        keys.update(key_of(entry) for _, entry in read_jsonl_lenient(path) if not isinstance(entry, str))
+    return keys
