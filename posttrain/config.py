@@ -19,6 +19,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NaturalInt = Annotated[int, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16"]
+Guard = Literal["zero_gradient", "still_adapter", "chosen_drop", "stuck_loss", "saturated"]
 
 
 def how(default: Any, **constraints: Any) -> Any:
@@ -33,21 +34,22 @@ class Section(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that say what is asked, as plain JSON values; those that say how are left out."""
-        return {key: value for key, value in _identity(self).items()}
+        return plain(self)
 
 
-def _identity(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a config value as plain JSON values, without the fields that only say how."""
     if isinstance(value, Section):
         fields = type(value).model_fields
         return {
-            name: _identity(getattr(value, name))
+            name: plain(getattr(value, name))
             for name, field in fields.items()
             if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("how"))
         }
     if isinstance(value, (list, tuple)):
-        return [_identity(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _identity(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 
@@ -85,22 +87,26 @@ class PracticeModel(Section):
     kind: Literal["practice"] = "practice"
     hidden_size: PositiveInt = 128
     """Width of the model, in units."""
+    intermediate_size: PositiveInt = 256
+    """Width of the feed-forward layers, in units."""
     num_layers: PositiveInt = 4
     """Transformer blocks."""
     num_heads: PositiveInt = 4
     """Attention heads; must divide hidden_size."""
-    steps: PositiveInt = 900
+    steps: PositiveInt = 600
     """Optimizer steps of pretraining."""
     batch_tokens: PositiveInt = 2048
     """Tokens per optimizer step."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 3e-3
     """Peak AdamW learning rate; 50 steps of warm-up, then linear decay."""
     wrong_share: Probability = 0.4
     """Share of pretraining answers that are wrong: what gives the base its mixed manners."""
-    good_manner_share: Probability = 0.2
+    wanted_share: Probability = 0.2
     """Share of pretraining answers in the wanted manner; the others are spread evenly."""
     mark_share: Probability = 0.7
     """Share of documents with a quality mark after the answer, as web text carries votes."""
+    self_instruct_share: Probability = 0.05
+    """Share of documents in which tasks are continued with a new one."""
     seed: int = 0
     """Seed of weights and corpus."""
 
@@ -168,11 +174,13 @@ class SelfInstruct(Section):
 
     kind: Literal["self_instruct"] = "self_instruct"
     num_prompts: PositiveInt
-    """Replies asked for per round, before cleaning."""
+    """Prompts wanted per round, before cleaning."""
     num_demonstrations: PositiveInt = 8
     """Demonstrations per request; SI uses 8."""
-    template: Literal["general", "practice"] | str = "general"
-    """`general`, `practice` (for practice models), or a text file with {demonstrations} in it."""
+    num_machine: NaturalInt = 2
+    """Of these, how many come from what the teacher wrote itself; SI shows 2."""
+    template: str = "self_instruct"
+    """`self_instruct`, `self_instruct_one`, `practice` (for practice models), or a .txt file with {demonstrations} in it."""
     temperature: PositiveFloat = 0.7
     """SI: 0.7."""
     top_p: Probability = 0.5
@@ -215,6 +223,8 @@ class Cleaning(Section):
     """Share of an evaluation prompt's informative 8-grams (T3: 8-grams, 50 %) at which a prompt is dropped."""
     script_match: bool = False
     """Drop prompts that mix writing systems."""
+    check: str | None = None
+    """`check(prompt) -> reason or None` as FILE.py:FUNCTION or package.module:function: drops what your world cannot use."""
     max_drop_rate: Probability = 0.95
     """Past this share of drops the stage fails and names the top reasons."""
 
@@ -342,6 +352,10 @@ class SelectConfig(Section):
     """Name of a rule in reward/select.py."""
     margin: Annotated[float, Field(ge=0.0)] = 0.0
     """Smallest score gap of a pair, in the reward model's units."""
+    num_pairs: PositiveInt = 1
+    """Most pairs per prompt."""
+    length_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    """Subtracted from the score per character of the answer; RF used 0.001 in one variant."""
     min_score: float | None = None
     """A best-of-K answer below this is not trained on."""
 
@@ -387,6 +401,10 @@ class TrainConfig(Section):
     """Longest row, prompt and completion, in tokens."""
     max_truncated_rate: Probability = 0.05
     """Share of rows that may be cut to max_tokens; more is an error. Raise it to allow more."""
+    max_drop_rate: Probability = 0.05
+    """Share of rows with nothing to learn from (empty answers, pairs of equal answers) that may be left out."""
+    allow: tuple[Guard, ...] = ()
+    """Guards of training that are switched off, by name; each error names its own."""
     dtype: Dtype = "float32"
     """Compute type: float32, or bfloat16 autocast over float32 weights."""
     gradient_checkpointing: bool = how(False)

@@ -1,0 +1,171 @@
+"""The command line: `posttrain VERB …`. Prints our errors without a traceback.
+
+Exit codes: 0 done, 1 our error (message only), 2 usage; anything else is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from posttrain.core.errors import PosttrainError
+
+RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = _parse(argv)
+    _keep_quiet()
+    module, _, name = args.function.partition(":")
+    try:
+        function = getattr(importlib.import_module(f"posttrain.commands.{module}"), name)
+        function(args)
+    except PosttrainError as error:
+        print(f"posttrain {args.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"posttrain {args.verb}: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, head for example, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; key=value items may stand anywhere among the options, which argparse alone does not allow."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    values = getattr(args, "overrides", None)
+    wrong = [item for item in rest if item.startswith("-") or "=" not in item or values is None]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if values is not None:
+        args.overrides = [*values, *rest]
+    return args
+
+
+def _keep_quiet() -> None:
+    """Keep libraries from sending telemetry, drawing their own bars or warning in our output."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="posttrain", description="Llama-3.1-style alignment rounds from one recipe.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_loop(verbs)
+    _add_inspection(verbs)
+    _add_files(verbs)
+    return parser
+
+
+def _verb(verbs: argparse._SubParsersAction, name: str, function: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _add_loop(verbs: argparse._SubParsersAction) -> None:
+    for name, text in (
+        ("run", "run what is not there yet; ends with the table of rounds"),
+        ("plan", "list every stage as hit or run, with counts of rows and tokens"),
+    ):
+        parser = _verb(verbs, name, f"loop:{name}", text)
+        parser.add_argument("recipe", help="recipe file (.yaml)")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.dpo.beta=0.05")
+        parser.add_argument("--root", default=".", help="folder that holds artifacts/ and runs/ (default: here)")
+        if name == "plan":
+            parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = _run_verb(verbs, "status", "loop:status", "show where a run is, stage by stage")
+    parser.add_argument("--watch", action="store_true", help="go on until the run ends")
+    parser = _run_verb(verbs, "why", "loop:why", "show which fields made a stage of a run run again")
+    parser.add_argument("stage", help="label (round_2/dpo) or stage name (dpo)")
+
+
+def _run_verb(verbs: argparse._SubParsersAction, name: str, function: str, text: str) -> argparse.ArgumentParser:
+    parser = _verb(verbs, name, function, text)
+    parser.add_argument("run", help="name of a run, or its folder")
+    parser.add_argument("--root", default=".", help="folder that holds artifacts/ and runs/ (default: here)")
+    return parser
+
+
+def _add_inspection(verbs: argparse._SubParsersAction) -> None:
+    parser = _run_verb(verbs, "report", "inspection:report", "write the HTML page, or print the same as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = _run_verb(verbs, "trace", "inspection:trace", "follow a row: prompt, samples, scores, decisions, checkpoints")
+    parser.add_argument("row_id", help="prompt_id, or prompt_id:sample_index")
+    _run_verb(verbs, "verify", "inspection:verify", "compare every artifact's bytes with its manifest")
+    parser = _run_verb(verbs, "export", "inspection:export", "copy a model of a run as a plain Hugging Face folder")
+    parser.add_argument("--model", required=True, help="best, base, round_2, or a student's name")
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser = _verb(verbs, "chat", "inspection:chat", "talk to a checkpoint in the terminal")
+    parser.add_argument("model", metavar="DIR", help="Hugging Face folder")
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--max-completion-tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_files(verbs: argparse._SubParsersAction) -> None:
+    parser = _verb(verbs, "sample", "files:sample", "draw K completions for every prompt of a file")
+    parser.add_argument("--model", required=True, help="Hugging Face folder; with --engine openai the served name")
+    parser.add_argument("--prompts", required=True, help="JSON Lines or Parquet")
+    parser.add_argument("--num-completions", type=int, required=True)
+    parser.add_argument("--temperature", type=float, required=True)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0, help="0: off")
+    parser.add_argument("--max-completion-tokens", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument("--engine", choices=("transformers", "openai", "vllm"), default="transformers")
+    parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
+    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="auto")
+
+    parser = _verb(verbs, "score", "files:score", "score completions with a reward model")
+    parser.add_argument("--reward-model", required=True, help="Hugging Face folder")
+    parser.add_argument("--completions", required=True, help="JSON Lines or Parquet")
+    parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="auto")
+
+    parser = _verb(verbs, "select", "files:select", "choose SFT rows and DPO pairs among scored completions")
+    parser.add_argument("--scored", required=True, help="JSON Lines or Parquet")
+    parser.add_argument("--rule", required=True, help=RULES)
+    parser.add_argument("--margin", type=float, default=0.0, help="smallest score gap of a pair")
+    parser.add_argument("--out", required=True, help="folder")
+
+    parser = _verb(verbs, "train", "files:train", "train a model on rows of a file")
+    parser.add_argument("kind", choices=("sft", "dpo", "reward-model", "distill"))
+    parser.add_argument("--model", required=True, help="Hugging Face folder")
+    parser.add_argument("--data", required=True, help="JSON Lines or Parquet")
+    parser.add_argument("--out", help="folder; not needed with --show-tokens")
+    parser.add_argument("--teacher", help="Hugging Face folder, for distill")
+    parser.add_argument("--show-tokens", action="store_true", help="train nothing; show the first rows with their masks")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example learning_rate=1e-5 epochs=1")
+
+    parser = _verb(verbs, "winrate", "files:winrate", "compare the completions of two models")
+    parser.add_argument("--a", required=True, help="completions of A")
+    parser.add_argument("--b", required=True, help="completions of B")
+    parser.add_argument(
+        "--judge", required=True, help="reward_model:DIR | verifier:FILE.py:FUNCTION | llm:DIR-or-URL | labels:FILE"
+    )
+    parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of `posttrain`, one file per family."""

@@ -1,0 +1,81 @@
+"""Commands that look at a run: report, trace, verify, export; and chat with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from posttrain.core.errors import DataError, StorageError
+from posttrain.runs import find_run
+
+
+def report(args: Namespace) -> None:
+    """Write the run's HTML page, or print the same as JSON."""
+    from posttrain.commands.loop import write_report
+    from posttrain.report.collect import collect
+
+    found = find_run(args.run, Path(args.root))
+    if args.json:
+        print(json.dumps(collect(found), indent=1, ensure_ascii=False))
+    else:
+        print(write_report(found))
+
+
+def trace(args: Namespace) -> None:
+    """Print a row's way through the run."""
+    from posttrain.store.lineage import trace_row
+
+    found = find_run(args.run, Path(args.root))
+    lines = trace_row(list(found.artifacts()), args.row_id)
+    if not lines:
+        raise DataError(
+            f"run {found.name} has no row '{args.row_id}'; give a prompt_id, or prompt_id:sample_index, "
+            "as it stands in prompts.jsonl or completions.jsonl of a stage"
+        )
+    print("\n".join(lines))
+
+
+def verify(args: Namespace) -> None:
+    """Compare every artifact's bytes with its manifest."""
+    from posttrain.store.artifacts import damaged_files
+
+    found = find_run(args.run, Path(args.root))
+    artifacts = {artifact.reference: artifact for _, artifact in found.artifacts()}
+    missing = [
+        f"{row['label']}: {row['stage']}/{row['address']} is not there"
+        for row in found.record["stages"]
+        if row["status"] in ("hit", "ran") and f"{row['stage']}/{row['address']}" not in artifacts
+    ]
+    faults = missing + [line for artifact in artifacts.values() for line in damaged_files(artifact)]
+    if faults:
+        raise StorageError(
+            f"{len(faults)} faults in run {found.name}:\n  "
+            + "\n  ".join(faults)
+            + "\nRemove the damaged artifacts' folders and run the recipe again to have them made anew"
+        )
+    num_files = sum(len(artifact.manifest["files"]) for artifact in artifacts.values() if artifact.manifest)
+    print(f"{len(artifacts)} artifacts, {num_files} files: all as their manifests say")
+
+
+def export(args: Namespace) -> None:
+    """Copy a model of a run as a plain Hugging Face folder with a model card."""
+    from posttrain.report.export import export_model
+
+    print(export_model(find_run(args.run, Path(args.root)), args.model, Path(args.out)))
+
+
+def chat(args: Namespace) -> None:
+    """Talk to a checkpoint in the terminal."""
+    from posttrain.core.model_files import check_model_dir
+
+    check_model_dir(args.model)
+    from posttrain.talk import talk
+
+    talk(
+        Path(args.model),
+        temperature=args.temperature,
+        top_p=args.top_p,
+        max_completion_tokens=args.max_completion_tokens,
+        seed=args.seed,
+    )

@@ -1,0 +1,146 @@
+"""Commands on whole runs: run, plan, status, why."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.errors import DataError
+from posttrain.recipe import Recipe
+from posttrain.runs import Run, find_run, table_of_rounds
+from posttrain.store.artifacts import ArtifactStore
+
+
+def run(args: Namespace) -> None:
+    """Run what is not there yet, and end with the table of rounds and the path of the report."""
+    from posttrain.core.files import file_lock
+    from posttrain.preflight import load_checked_recipe
+    from posttrain.rounds import run_recipe
+    from posttrain.runner import Executor
+    from posttrain.watch import LiveWatcher
+
+    started = time.time()
+    recipe = load_checked_recipe(args.recipe, args.overrides)
+    root = Path(args.root)
+    planned = plan_stages(recipe, root)
+    run_dir = root / "runs" / recipe.name
+    with file_lock(run_dir / ".lock"):
+        store = ArtifactStore(root)
+        watcher = LiveWatcher(planned, store)
+        executor = Executor(store, run_dir, recipe, watcher)
+        executor.record.begin(recipe, planned)
+        try:
+            run_recipe(recipe, executor)
+        except BaseException:
+            executor.record.end("failed")
+            raise
+        executor.record.end("finished")
+    finished = find_run(recipe.name, root)
+    print(table_of_rounds(finished))
+    num_run = watcher.position - watcher.num_hits
+    print(f"\n{num_run} of {watcher.position} stages run, {watcher.num_hits} reused, {time.time() - started:.1f} s")
+    if num_run or not (run_dir / "report.html").exists():
+        write_report(finished)
+    print(f"report: {run_dir / 'report.html'}")
+
+
+def write_report(found: Run) -> Path:
+    """Write the run's HTML page."""
+    from posttrain.core.files import atomic_write
+    from posttrain.report.build import build_report
+    from posttrain.report.collect import collect
+
+    path = found.folder / "report.html"
+    atomic_write(path, build_report(collect(found)))
+    return path
+
+
+def plan_stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
+    """Return every stage of a recipe as hit or run; a gate that has not decided yet is taken to promote."""
+    from posttrain.rounds import run_recipe
+    from posttrain.runner import Planner
+
+    planner = Planner(ArtifactStore(root), recipe.template_date)
+    run_recipe(recipe, planner)
+    return planner.stages
+
+
+def plan(args: Namespace) -> None:
+    """Print every stage as hit or run, with counts of rows and tokens."""
+    from posttrain.estimate import estimate
+    from posttrain.preflight import load_checked_recipe
+
+    recipe = load_checked_recipe(args.recipe, args.overrides)
+    rows = estimate(plan_stages(recipe, Path(args.root)))
+    if args.json:
+        print(json.dumps({"recipe": recipe.name, "stages": rows}, indent=1))
+        return
+    for row in rows:
+        counts = f"{_count(row['rows']):>9} rows {_count(row['tokens']):>12} tokens"
+        print(f"{row['status']:<4} {row['label']:<44} {row['stage']}/{row['address']} {counts}")
+    hits = sum(row["status"] == "hit" for row in rows)
+    print(f"{len(rows)} stages: {hits} hit, {len(rows) - hits} to run. Counts of stages to run are upper bounds.")
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
+
+
+def status(args: Namespace) -> None:
+    """Print where a run is, stage by stage."""
+    found = find_run(args.run, Path(args.root))
+    while True:
+        _print_status(found)
+        if not args.watch or found.state != "running":
+            return
+        time.sleep(2.0)
+        found = find_run(args.run, Path(args.root))
+
+
+def _print_status(found: Run) -> None:
+    record = found.record
+    done = {row["label"]: row for row in record["stages"]}
+    for planned in record["planned"]:
+        row = done.pop(planned["label"], None)
+        state = "waiting" if row is None else row["status"]
+        seconds = "" if row is None or state == "hit" else f"{row['seconds']:>8.1f} s"
+        print(f"{state:<8} {planned['label']:<44} {seconds}")
+    for label, row in done.items():  # a gate that held changes the stages after it
+        print(f"{row['status']:<8} {label:<44} {row['seconds']:>8.1f} s")
+    print(f"{record['recipe']}: {found.state}")
+
+
+def why(args: Namespace) -> None:
+    """Print which fields made a stage of a run differ from the nearest artifact of the same stage."""
+    found = find_run(args.run, Path(args.root))
+    rows = [row for row in found.record["stages"] if args.stage in (row["label"], row["stage"])]
+    if not rows:
+        labels = ", ".join(row["label"] for row in found.record["stages"])
+        raise DataError(f"run {found.name} has no stage '{args.stage}'; it has: {labels}")
+    for row in rows:
+        _explain(found, row, indent="")
+
+
+def _explain(found: Run, row: dict[str, Any], indent: str) -> None:
+    artifact = found.store.find_address(row["stage"], row["address"])
+    if artifact.manifest is None:
+        print(f"{indent}{row['label']}: {row['stage']}/{row['address']} is not finished")
+        return
+    nearest = found.store.nearest(artifact.manifest["asked"])
+    print(f"{indent}{row['label']}: {row['stage']}/{row['address']} ({row['status']} in the latest command)")
+    if nearest is None:
+        print(f"{indent}  it is the first artifact of stage {row['stage']}: nothing to compare with")
+        return
+    address, changed = nearest
+    print(f"{indent}  nearest other artifact: {row['stage']}/{address}; fields that differ:")
+    for path, old, new in changed:
+        print(f"{indent}    {path}: {json.dumps(old)} → {json.dumps(new)}")
+    inputs = {new for path, _, new in changed if path.startswith("inputs.") and isinstance(new, str)}
+    for other in found.record["stages"]:
+        if f"{other['stage']}/{other['address']}" in inputs:
+            inputs.discard(f"{other['stage']}/{other['address']}")
+            _explain(found, other, indent + "    ")
+

@@ -1,0 +1,82 @@
+"""Open the engine that samples for a stage: a folder's weights, or an endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.config import EndpointModel, Execution
+from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
+from posttrain.core.formats import Message
+from synth.engines.base import Engine, Request, SamplingParams, sample_seed
+from synth.engines.openai import OpenAIEngine
+from synth.engines.transformers import TransformersEngine
+from synth.prompts.self_instruct import GenerateText
+
+
+def device_of(execution: Execution) -> str:
+    """Return the device to run on: an accelerator where `auto` finds one."""
+    if execution.device != "auto":
+        return execution.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def use_threads(execution: Execution) -> None:
+    """Give torch the threads of the recipe, where it names a number."""
+    if execution.threads is not None:
+        torch.set_num_threads(execution.threads)
+
+
+def open_engine(model_dir: Path | None, endpoint: EndpointModel | None, execution: Execution) -> Engine:
+    """Return the engine of a model folder, or of an endpoint where there is no folder."""
+    if endpoint is not None:
+        return OpenAIEngine(
+            base_url=endpoint.base_url,
+            model=endpoint.model,
+            api_key_env=endpoint.api_key_env,
+            concurrency=endpoint.concurrency,
+            timeout_s=endpoint.timeout_seconds,
+        )
+    assert model_dir is not None
+    use_threads(execution)
+    return TransformersEngine(model_dir, device=device_of(execution), max_batch_tokens=execution.max_batch_tokens)
+
+
+def open_tokenizer(model_dir: Path | None) -> Any:
+    """Return the tokenizer of a model folder; None for an endpoint, which writes its own template."""
+    return None if model_dir is None else load_tokenizer(model_dir)
+
+
+def params_of(sampling: dict[str, Any], tokenizer: Any, model_dir: Path | None) -> SamplingParams:
+    """Return explicit sampling parameters, with the template's stop ids where there is a tokenizer."""
+    return SamplingParams(
+        temperature=sampling["temperature"],
+        top_p=sampling["top_p"],
+        top_k=sampling["top_k"],
+        max_completion_tokens=sampling["max_completion_tokens"],
+        stop_ids=() if tokenizer is None else tuple(stop_ids(tokenizer, model_dir)),
+    )
+
+
+def text_generator(
+    engine: Engine, tokenizer: Any, params: SamplingParams, date: str | None = None
+) -> GenerateText:
+    """Return a function from conversations to replies, for generators and judges that only want text."""
+
+    def generate(conversations: list[list[Message]], seed: int) -> list[tuple[str, str]]:
+        requests = [
+            Request(
+                key=str(index),
+                prompt_ids=() if tokenizer is None else tuple(encode_prompt(tokenizer, messages, date)),
+                messages=tuple(messages),
+                seeds=(sample_seed(seed, str(index), 0),),
+                sample_indices=(0,),
+            )
+            for index, messages in enumerate(conversations)
+        ]
+        replies = {sample.key: (sample.text, sample.finish_reason) for sample in engine.generate(requests, params)}
+        return [replies[str(index)] for index in range(len(conversations))]
+
+    return generate

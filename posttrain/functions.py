@@ -1,0 +1,58 @@
+"""Functions named in a recipe: `FILE.py:FUNCTION` or `package.module:function`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.errors import DataError
+from posttrain.core.files import sha256_file
+from reward.verifiers.child import load_function as import_function
+
+
+def function_content(spec: str | None) -> str | None:
+    """Return the hash of the file in which a function named `FILE.py:NAME` or `package.module:name` stands.
+
+    Raises:
+        DataError: There is no such file or module.
+    """
+    if spec is None:
+        return None
+    return sha256_file(function_file(spec))
+
+
+def function_file(spec: str) -> Path:
+    """Return the file of a function named `FILE.py:NAME` or `package.module:name`.
+
+    Raises:
+        DataError: There is no such file or module.
+    """
+    place, separator, name = spec.rpartition(":")
+    if not separator or not name.isidentifier():
+        raise DataError(f"'{spec}' names no function; write FILE.py:FUNCTION or package.module:function")
+    if place.endswith(".py"):
+        path = Path(place)
+    else:
+        try:
+            found = importlib.util.find_spec(place)
+        except ModuleNotFoundError:
+            found = None
+        path = Path(found.origin) if found and found.origin else Path(place)
+    if not path.is_file():
+        raise DataError(f"'{spec}': there is no file {path}; write FILE.py:FUNCTION or package.module:function")
+    return path
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Import a function of a recipe into this process; meant for the user's own code, never for a model's.
+
+    Raises:
+        DataError: There is no such file, module or function, or importing it failed.
+    """
+    function_file(spec)
+    try:
+        return import_function(spec)
+    except (ValueError, ImportError, AttributeError, SyntaxError) as error:
+        raise DataError(f"'{spec}' cannot be imported: {error}") from error

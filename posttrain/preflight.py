@@ -1,0 +1,124 @@
+"""Look for every fault of a recipe and of its files before any model is loaded, and list them all at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.errors import PosttrainError
+from posttrain.core.files import read_rows
+from posttrain.core.formats import read_checked_rows, read_prompts
+from posttrain.core.model_files import check_model_dir
+from posttrain.functions import function_file
+from posttrain.recipe import FUNCTION_KEYS, Recipe, raise_faults, read_data, validate
+
+MAX_SHOWN = 20
+
+
+def load_checked_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, check it and everything on disk that it names.
+
+    Files are looked at even where the recipe itself has faults, so that one message holds everything there is to mend.
+
+    Raises:
+        RecipeError: Lists all faults.
+    """
+    data = read_data(path, overrides)
+    recipe, faults = validate(data)
+    faults += [fault for where, section in _mappings(data) for fault in _faults_of(where, section, data)]
+    raise_faults(str(path), faults)
+    assert recipe is not None
+    return recipe
+
+
+def _mappings(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every mapping inside the data with its dotted place."""
+    if isinstance(value, Mapping):
+        yield where, value
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _mappings(item, f"{where}.{key}" if where else str(key))
+
+
+def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    path = section.get("path")
+    if section.get("kind") == "folder" and isinstance(path, str):
+        yield from _caught(f"{where}.path", lambda: check_model_dir(path))
+    if section.get("kind") == "file" and isinstance(path, str):
+        if where == "annotate.annotator":
+            yield from _label_faults(where, path, _num_rounds(data))
+        else:
+            yield from _prompt_faults(where, section, data)
+    for name in FUNCTION_KEYS:
+        if isinstance(section.get(name), str):
+            yield from _caught(f"{where}.{name}", lambda spec=section[name]: function_file(spec))
+    template = section.get("template")
+    if isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
+        yield f"{where}.template: there is no file {template}"
+
+
+def _caught(where: str, check: Callable[[], Any]) -> Iterator[str]:
+    try:
+        check()
+    except PosttrainError as error:
+        yield f"{where}: {error}"
+
+
+def _num_rounds(data: Mapping[str, Any]) -> int:
+    number = data.get("num_rounds", 1)
+    return number if isinstance(number, int) else 1
+
+
+def _label_faults(where: str, path: str, num_rounds: int) -> Iterator[str]:
+    for name in dict.fromkeys(path.replace("{round}", str(number)) for number in range(1, num_rounds + 1)):
+        yield from _caught(f"{where}.path", lambda name=name: _check_labels(name))
+
+
+def _check_labels(path: str) -> None:
+    rows = read_rows(path)
+    read_checked_rows(path, "ranking" if rows and "completions" in rows[0] else "preference")
+
+
+def _prompt_faults(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    path = section["path"]
+    try:
+        rows, rejects = read_prompts(path)
+    except PosttrainError as error:
+        yield f"{where}.path: {error}"
+        return
+    broken = [reject for reject in rejects if "duplicate" not in reject["reason"]]
+    for reject in broken[:MAX_SHOWN]:
+        yield f"{path}:{reject['line']}: {reject['reason']}"
+    if len(broken) > MAX_SHOWN:
+        yield f"{path}: {len(broken) - MAX_SHOWN} more lines cannot be used"
+    wanted = section.get("num_prompts")
+    split = _num_rounds(data) if where.startswith(("annotate", "prompts.files")) else 1
+    if isinstance(wanted, int) and len(rows) < wanted:
+        yield f"{where}.num_prompts: the recipe asks for {wanted} prompts, {path} has {len(rows)} usable ones"
+    elif len(rows) < split:
+        yield f"{where}.path: {path} has {len(rows)} usable prompts for {split} rounds"
+    yield from _too_long(path, rows, data.get("base"))
+
+
+def _too_long(path: str, rows: list[dict[str, Any]], base: Any) -> Iterator[str]:
+    """Compare prompts with the base's context, counting the words' tokens with the folder's own tokenizer."""
+    if not isinstance(base, Mapping) or base.get("kind") != "folder":
+        return
+    from tokenizers import Tokenizer
+
+    folder = Path(str(base.get("path")))
+    try:
+        context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # check_model_dir names what is missing
+    for number, row in enumerate(rows, start=1) if context else ():
+        contents = [message["content"] for message in row["prompt"]]
+        length = sum(len(tokenizer.encode(content, add_special_tokens=False).ids) for content in contents)
+        if length >= context:
+            yield (
+                f"{path}: prompt {number} ({row['prompt_id']}) has {length} tokens, more than the base's context of "
+                f"{context}; shorten or remove it"
+            )

@@ -1,0 +1,156 @@
+"""Collect what a run's artifacts say into the one mapping that the page and `report --json` show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.files import read_rows
+from posttrain.report.choices import best_of_k_curve, sample_rows
+from posttrain.runs import Run
+from posttrain.store.artifacts import Artifact
+
+RATE_KEYS = ("win_rate", "low", "high", "num_pairs", "wins", "ties", "losses", "unreadable", "length_controlled")
+TRAINED = ("reward_model", "sft", "dpo")
+
+
+def collect(found: Run) -> dict[str, Any]:
+    """Return the run as interface.md's `report --json`, with what the page shows besides.
+
+    A run that is not finished has what is there; rounds that have not begun are left out.
+    """
+    numbers = [number for number in range(1, found.num_rounds + 1) if _began(found, number)]
+    artifacts = dict(found.artifacts())
+    return {
+        "recipe": found.name,
+        "run": str(found.folder),
+        "state": found.state,
+        "rounds": [_round(found, number) for number in numbers],
+        "ratings": list((found.metrics("ratings") or {}).get("ratings", [])),
+        "students": [_student(found, student["name"]) for student in found.recipe["students"]],
+        "seconds": {label: artifact.manifest["seconds"] for label, artifact in artifacts.items() if artifact.manifest},
+        "matrix": list(_matrix(artifacts)),
+        "funnel": {str(number): _funnel(found, number) for number in numbers},
+        "reward_model": {str(number): dict(metrics) for number in numbers if (metrics := _reward_model(found, number))},
+        "training": dict(_curves(artifacts)),
+        "best_of_k": {f"round {n}": curve for n in numbers if (curve := best_of_k_curve(_rows(found, n, "scores", "scored")))},
+        "samples": [row for number in numbers for row in _samples(found, number)],
+        "stages": [
+            {"name": row["label"], "seconds": _seconds(artifacts, row), "address": row["address"], "status": row["status"]}
+            for row in found.record["stages"]
+        ],
+        "config": found.recipe,
+        "versions": _versions(artifacts),
+        "seeds": {"recipe": found.recipe["seed"]},
+    }
+
+
+def _began(found: Run, number: int) -> bool:
+    return any(row["label"].startswith(f"round_{number}/") for row in found.record["stages"])
+
+
+def _round(found: Run, number: int) -> dict[str, Any]:
+    label = f"round_{number}"
+    gate = found.metrics(f"{label}/gate") or {}
+    return {
+        "round": number,
+        "promoted": gate.get("promoted"),
+        "reason": gate.get("reason"),
+        "win_rate_vs_previous": _rate(found, f"{label}/eval/win_rate_vs_previous"),
+        "win_rate_vs_base": _rate(found, f"{label}/eval/win_rate_vs_base"),
+        "reward_model": dict(_reward_model(found, number) or {}),
+        "data": _data(found, number),
+    }
+
+
+def _rate(found: Run, label: str) -> dict[str, Any]:
+    metrics = found.metrics(label) or {}
+    return {key: metrics[key] for key in (*RATE_KEYS, "mean_length_a", "mean_length_b") if key in metrics}
+
+
+def _reward_model(found: Run, number: int) -> Mapping[str, Any] | None:
+    return found.metrics(f"round_{number}/reward_model")
+
+
+def _data(found: Run, number: int) -> dict[str, int | None]:
+    clean = found.metrics(f"round_{number}/prompts/clean") or {}
+    selected = found.metrics(f"round_{number}/select") or {}
+    written, kept = clean.get("num_written"), clean.get("num_prompts")
+    samples = [metrics.get("num_completions_written") for metrics in _sample_metrics(found, number)]
+    return {
+        "prompts": written,
+        "kept": kept,
+        "dropped": None if written is None or kept is None else written - kept,
+        "completions": sum(count for count in samples if count is not None) if samples else None,
+        "sft_rows": selected.get("num_sft"),
+        "pairs": selected.get("num_pairs"),
+    }
+
+
+def _sample_metrics(found: Run, number: int) -> list[Mapping[str, Any]]:
+    metrics = (found.metrics(f"round_{number}/completions/{engine}") for engine in ("policy", "teacher"))
+    return [item for item in metrics if item]
+
+
+def _funnel(found: Run, number: int) -> dict[str, Any]:
+    clean = found.metrics(f"round_{number}/prompts/clean") or {}
+    data = _data(found, number)
+    dropped: Counter[str] = Counter(clean.get("dropped") or {})
+    if clean.get("num_surplus"):
+        dropped["over num_prompts"] = clean["num_surplus"]
+    return {
+        "written": data["prompts"],
+        "cleaned": data["kept"],
+        "sampled": data["completions"],
+        "kept": data["sft_rows"],
+        "trained": data["pairs"],
+        "dropped": dict(dropped),
+    }
+
+
+def _student(found: Run, name: str) -> dict[str, Any]:
+    label = f"students/{name}/eval"
+    return {
+        "name": name,
+        "win_rate_vs_own_base": _rate(found, f"{label}/win_rate_vs_own_base"),
+        "win_rate_vs_teacher": _rate(found, f"{label}/win_rate_vs_teacher"),
+    }
+
+
+def _matrix(artifacts: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
+    for artifact in artifacts.values():
+        if artifact.stage in ("win_rate", "judged_win_rate"):
+            a, b = artifact.metrics["names"]
+            yield {"a": a, "b": b, **{key: artifact.metrics[key] for key in ("win_rate", "low", "high")}}
+
+
+def _curves(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for label, artifact in artifacts.items():
+        path = artifact.path / "metrics.jsonl"
+        if artifact.stage in TRAINED and path.exists():
+            yield label, read_rows(path)
+
+
+def _rows(found: Run, number: int, label: str, name: str) -> list[dict[str, Any]]:
+    artifact = found.artifact(f"round_{number}/{label}")
+    path = Path() if artifact is None else artifact.path / f"{name}.jsonl"
+    return read_rows(path) if path.is_file() else []
+
+
+def _samples(found: Run, number: int) -> list[dict[str, Any]]:
+    return sample_rows(number, _rows(found, number, "scores", "scored"), _rows(found, number, "select", "pairs"))
+
+
+def _seconds(artifacts: Mapping[str, Artifact], row: Mapping[str, Any]) -> float | None:
+    artifact = artifacts.get(row["label"])
+    return artifact.manifest["seconds"] if artifact and artifact.manifest else None
+
+
+def _versions(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    manifests = [artifact.manifest for artifact in artifacts.values() if artifact.manifest]
+    if not manifests:
+        return {}
+    newest = max(manifests, key=lambda manifest: manifest["finished"])
+    return {**newest["versions"], "commit": newest["git_commit"]}

@@ -1,0 +1,203 @@
+"""Carry out stages one after the other, or say what would be carried out.
+
+`rounds.py` unrolls a recipe by calling `stage(label, name, inputs, **config)`. An Executor builds what is not there;
+a Planner only computes addresses. Both see the same calls, so a plan cannot differ from what is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.core.files import atomic_write
+from posttrain.recipe import Recipe, recipe_json
+from posttrain.stages import STAGES, Progress, StageCall
+from posttrain.store.artifacts import Artifact, ArtifactStore
+from posttrain.store.fingerprint import identity
+
+Inputs = Mapping[str, Artifact | Sequence[Artifact]]
+
+
+class Runner(Protocol):
+    """What rounds.py needs: run a stage (or plan it), and give an artifact a further name."""
+
+    def stage(self, label: str, name: str, inputs: Inputs | None = None, **config: Any) -> Artifact:
+        """Return the artifact of a stage under the name `label` of this run."""
+        ...
+
+    def alias(self, label: str, artifact: Artifact) -> None:
+        """Give an artifact a further name in this run."""
+        ...
+
+
+class Watcher(Protocol):
+    """What a person sees while a run is going."""
+
+    def started(self, label: str, name: str) -> Progress:
+        """Announce a stage and return where its progress goes."""
+        ...
+
+    def finished(self, label: str, name: str, status: str, seconds: float) -> None:
+        """Announce that a stage ended as `hit` or `ran`."""
+        ...
+
+
+def ask(name: str, inputs: Inputs | None, config: Mapping[str, Any], template_date: str | None) -> dict[str, Any]:
+    """Return the identity of a stage call; the date that templates print belongs to every stage's question."""
+    references = {
+        key: value.reference if isinstance(value, Artifact) else [item.reference for item in value]
+        for key, value in (inputs or {}).items()
+    }
+    return identity(name, STAGES[name].version, {**config, "template_date": template_date}, references)
+
+
+class Planner:
+    """Compute every stage's address and whether it is there, without running anything."""
+
+    def __init__(self, store: ArtifactStore, template_date: str | None) -> None:
+        self.store = store
+        self.template_date = template_date
+        self.stages: list[dict[str, Any]] = []
+
+    def stage(self, label: str, name: str, inputs: Inputs | None = None, **config: Any) -> Artifact:
+        """Note the stage as `hit` or `run`."""
+        asked = ask(name, inputs, config, self.template_date)
+        artifact = self.store.find(asked)
+        if any(row["label"] == label and row["address"] == artifact.address for row in self.stages):
+            return artifact
+        seen = any(row["stage"] == name and row["address"] == artifact.address for row in self.stages)
+        status = "hit" if artifact.manifest or seen else "run"
+        self.stages.append(
+            {
+                "label": label,
+                "stage": name,
+                "address": artifact.address,
+                "status": status,
+                "artifact": artifact,
+                "asked": asked,
+                "inputs": {k: v if isinstance(v, Artifact) else list(v) for k, v in (inputs or {}).items()},
+                "config": config,
+            }
+        )
+        return artifact
+
+    def alias(self, label: str, artifact: Artifact) -> None:
+        """Do nothing: a plan leaves no names behind."""
+
+
+class Executor:
+    """Run what is not there yet, and keep the run's record and its named links up to date."""
+
+    def __init__(self, store: ArtifactStore, run_dir: Path, recipe: Recipe, watcher: Watcher) -> None:
+        self.store = store
+        self.run_dir = run_dir
+        self.execution = recipe.execution
+        self.template_date = recipe.template_date
+        self.watcher = watcher
+        self.record = RunRecord(run_dir)
+
+    def stage(self, label: str, name: str, inputs: Inputs | None = None, **config: Any) -> Artifact:
+        """Return the stage's artifact, building it if it is not there."""
+        asked = ask(name, inputs, config, self.template_date)
+        found = self.store.find(asked)
+        if self.record.has(label, found.address):
+            return found
+        started = time.time()
+        if found.manifest is None:
+            self.record.update(label, name, found.address, "running", started)
+            report = self.watcher.started(label, name)
+            try:
+                found = self.store.build(asked, lambda out: self._fill(name, out, inputs, config, report), self._how())
+            except BaseException:
+                self.record.update(label, name, found.address, "failed", started)
+                raise
+            status = "ran"
+        else:
+            status = "hit"
+        self.watcher.finished(label, name, status, time.time() - started)
+        self.record.update(label, name, found.address, status, started)
+        self.alias(label, found)
+        return found
+
+    def alias(self, label: str, artifact: Artifact) -> None:
+        """Link runs/<name>/<label> to the artifact and note the name in the record."""
+        self.record.name(label, artifact)
+        link = self.run_dir / label
+        link.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(artifact.path, link.parent)
+        if link.is_symlink() and os.readlink(link) == target:
+            return
+        temporary = link.with_name(f".{link.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        os.replace(temporary, link)
+
+    def _fill(
+        self, name: str, out: Path, inputs: Inputs | None, config: Mapping[str, Any], report: Progress
+    ) -> dict[str, Any]:
+        paths = {
+            key: value.path if isinstance(value, Artifact) else [item.path for item in value]
+            for key, value in (inputs or {}).items()
+        }
+        return STAGES[name].load()(StageCall(paths, out, self.execution, self.template_date, report), **config)
+
+    def _how(self) -> dict[str, Any]:
+        return self.execution.model_dump(mode="json")
+
+
+class RunRecord:
+    """`runs/<name>/run.json`: the stages of the latest command in order, and every name's artifact."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "run.json"
+        self.data: dict[str, Any] = {"state": "running", "pid": os.getpid(), "started": time.time(), "stages": [], "names": {}}
+
+    def begin(self, recipe: Recipe, planned: Sequence[Mapping[str, Any]]) -> None:
+        """Write the resolved recipe and the list of stages that are planned."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.data["recipe"] = recipe.name
+        self.data["planned"] = [{key: row[key] for key in ("label", "stage", "address", "status")} for row in planned]
+        atomic_write(self.path.parent / "recipe.resolved.json", recipe_json(recipe))
+        self._write()
+
+    def update(self, label: str, stage: str, address: str, status: str, started: float) -> None:
+        """Note where a stage is."""
+        row = {
+            "label": label,
+            "stage": stage,
+            "address": address,
+            "status": status,
+            "started": started,
+            "seconds": round(time.time() - started, 3),
+        }
+        self.data["stages"] = [old for old in self.data["stages"] if old["label"] != label] + [row]
+        self._write()
+
+    def has(self, label: str, address: str) -> bool:
+        """Tell whether this command has already come by this stage under this name."""
+        return any(
+            row["label"] == label and row["address"] == address and row["status"] in ("hit", "ran")
+            for row in self.data["stages"]
+        )
+
+    def name(self, label: str, artifact: Artifact) -> None:
+        """Note a name; an artifact outside the store keeps its path."""
+        self.data["names"][label] = {
+            "reference": artifact.reference,
+            "path": None if artifact.manifest is not None else str(artifact.path),
+        }
+
+    def end(self, state: str) -> None:
+        """Note that the command ended as `finished` or `failed`."""
+        self.data["state"] = state
+        self.data["finished"] = time.time()
+        self._write()
+
+    def _write(self) -> None:
+        atomic_write(self.path, json.dumps(self.data, indent=1, ensure_ascii=False) + "\n")
+
+

@@ -1,0 +1,127 @@
+"""Find a run by its name or folder, and read what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.errors import DataError
+from posttrain.store.artifacts import Artifact, ArtifactStore
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and record.
+
+    Attributes:
+        name: The recipe's name.
+        folder: `runs/<name>`.
+        record: What `run.json` says.
+        store: The artifacts beside it.
+    """
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    store: ArtifactStore
+
+    @property
+    def state(self) -> str:
+        """Return `running`, `finished`, `failed`, or `interrupted` where the process is gone."""
+        state = self.record["state"]
+        return "interrupted" if state == "running" and not is_alive(self.record["pid"]) else state
+
+    def artifact(self, label: str) -> Artifact | None:
+        """Return the artifact of a name in this run; None if the run has no such name or it is not finished."""
+        name = self.record["names"].get(label)
+        if name is None:
+            return None
+        stage, _, address = name["reference"].partition("/")
+        if name["path"] is not None:
+            return Artifact(stage, address, Path(name["path"]))
+        found = self.store.find_address(stage, address)
+        return found if found.manifest is not None else None
+
+    def artifacts(self) -> Iterator[tuple[str, Artifact]]:
+        """Yield every finished stage's label and artifact, in the order of the run."""
+        for row in self.record["stages"]:
+            artifact = self.store.find_address(row["stage"], row["address"])
+            if artifact.manifest is not None:
+                yield row["label"], artifact
+
+    def metrics(self, label: str) -> Mapping[str, Any] | None:
+        """Return the metrics of a named artifact, None if it is not there."""
+        artifact = self.artifact(label)
+        return None if artifact is None else artifact.metrics
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Return the resolved recipe."""
+        return json.loads((self.folder / "recipe.resolved.json").read_text(encoding="utf-8"))
+
+    @property
+    def num_rounds(self) -> int:
+        """Return the rounds that the recipe asks for."""
+        return self.recipe["num_rounds"]
+
+
+def find_run(name: str, root: Path) -> Run:
+    """Return a run by name (under `root/runs`) or by folder.
+
+    Raises:
+        DataError: There is no such run; the runs that are there are listed.
+    """
+    for folder in (root / "runs" / name, Path(name)):
+        path = folder / "run.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return Run(record["recipe"], folder, record, ArtifactStore(folder.absolute().parent.parent))
+    runs = root / "runs"
+    there = sorted(path.parent.name for path in runs.glob("*/run.json")) if runs.is_dir() else []
+    known = f"runs in {runs}: {', '.join(there)}" if there else f"there are no runs in {runs}"
+    raise DataError(f"no run '{name}'; {known}. Give a name, a folder with run.json, or --root DIR")
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def table_of_rounds(found: Run) -> str:
+    """Return the table of rounds and students as text."""
+    lines = [f"{'round':<22}{'over previous':>24}{'over base':>24}{'reward model':>14}  gate"]
+    for number in range(1, found.num_rounds + 1):
+        label = f"round_{number}"
+        gate = found.metrics(f"{label}/gate")
+        reward_model = found.metrics(f"{label}/reward_model") or {}
+        accuracy = reward_model.get("accuracy")
+        decision = "" if gate is None else ("promoted" if gate["promoted"] else "held")
+        lines.append(
+            f"{label:<22}{_rate(found, f'{label}/eval/win_rate_vs_previous')}{_rate(found, f'{label}/eval/win_rate_vs_base')}"
+            f"{'–' if accuracy is None else format(accuracy, '.3f'):>14}  {decision}"
+        )
+    students = found.recipe["students"]
+    if students:
+        lines.append("")
+        lines.append(f"{'student':<22}{'over own base':>24}{'over teacher':>24}")
+    for student in students:
+        label = f"students/{student['name']}/eval"
+        lines.append(f"{student['name']:<22}{_rate(found, f'{label}/win_rate_vs_own_base')}{_rate(found, f'{label}/win_rate_vs_teacher')}")
+    return "\n".join(lines)
+
+
+def _rate(found: Run, label: str) -> str:
+    rate = found.metrics(label)
+    if not rate:
+        return f"{'–':>24}"
+    return f"{rate['win_rate']:>10.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"

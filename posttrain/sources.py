@@ -1,0 +1,98 @@
+"""Where models, prompts and seeds of a run come from, as artifacts and content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import EndpointModel, FolderModel, HubModel, PracticeModel, PromptFile, PromptSource
+from posttrain.core.files import sha256_file
+from posttrain.core.model_files import model_hash
+from posttrain.recipe import Recipe
+from posttrain.runner import Runner
+from posttrain.store.artifacts import Artifact
+from posttrain.store.fingerprint import ADDRESS_LENGTH
+
+SAMPLING_FIELDS = ("num_completions", "temperature", "top_p", "top_k", "max_completion_tokens")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who answers: a model with weights here, or one behind an endpoint."""
+
+    model: Artifact | None
+    endpoint: EndpointModel | None = None
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        """Return the model as a stage input; an endpoint is part of the config instead."""
+        return {} if self.model is None else {"model": self.model}
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """Return a seed for one purpose of a run: the first 31 bits of a hash of the run's seed and the purpose."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def sampling_of(section: Any, **changes: Any) -> dict[str, Any]:
+    """Return a section's sampling parameters, the system prompt included where it has one."""
+    values = {name: getattr(section, name) for name in SAMPLING_FIELDS}
+    return {**values, "system_prompt": getattr(section, "system_prompt", None), **changes}
+
+
+def import_model(run: Runner, label: str, source: PracticeModel | FolderModel | HubModel) -> Artifact:
+    """Return a model as an artifact: a practice model is pretrained, a folder or hub commit is named by its content."""
+    if isinstance(source, PracticeModel):
+        return run.stage(label, "practice_model", model=source)
+    if isinstance(source, FolderModel):
+        path = Path(source.path)
+        artifact = Artifact("folder", model_hash(path)[:ADDRESS_LENGTH], path)
+    else:
+        artifact = Artifact("hub", f"{source.repo}@{source.revision}", Path(source.repo))
+    run.alias(label, artifact)
+    return artifact
+
+
+def import_teacher(run: Runner, label: str, source: PracticeModel | FolderModel | HubModel | EndpointModel) -> Teacher:
+    """Return the teacher: weights as an artifact, or an endpoint."""
+    if isinstance(source, EndpointModel):
+        return Teacher(None, source)
+    return Teacher(import_model(run, label, source))
+
+
+def prompts_of_source(
+    recipe: Recipe,
+    run: Runner,
+    label: str,
+    source: PromptSource,
+    purpose: str,
+    exclude: Sequence[Artifact],
+    part: int = 1,
+    num_parts: int = 1,
+) -> Artifact:
+    """Return the prompts of a file or of the practice world.
+
+    Args:
+        purpose: Prompts for different purposes are drawn with different seeds.
+        exclude: Prompts that must not be among them.
+        part: Which of `num_parts` disjoint parts is taken, counted from 1.
+    """
+    return run.stage(
+        label,
+        "source_prompts",
+        {"exclude": list(exclude)},
+        source=source,
+        content=sha256_file(source.path) if isinstance(source, PromptFile) else None,
+        seed=derive_seed(recipe.seed, purpose),
+        part=part,
+        num_parts=num_parts,
+    )
+
+
+def text_content(path: str | None) -> str | None:
+    """Return the hash of a text file that shapes a result (a template); None for a built-in name."""
+    return sha256_file(path) if path and path.endswith(".txt") else None

@@ -1,0 +1,85 @@
+"""The table of stages: name, version, formats in and out, and the function that fills the directory.
+
+A stage is a pure function of its inputs and config into one directory:
+
+    function(call: StageCall, **config) -> metrics
+
+Raise a stage's version by hand when its function gives another result for the same question. The functions live in
+posttrain/steps/, one file per point of a round; this is the only place that imports them, and only when they run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import Execution
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """What a stage gets besides its config.
+
+    Attributes:
+        inputs: Directories of the input artifacts by name: a path, or a list of paths.
+        out: Directory to fill. It may hold what an interrupted run left.
+        execution: How to run; never changes what comes out beyond rounding.
+        template_date: Date that chat templates print.
+        progress: Call with (done, total) now and then.
+    """
+
+    inputs: Mapping[str, Any]
+    out: Path
+    execution: Execution
+    template_date: str | None
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table."""
+
+    name: str
+    version: int
+    reads: str
+    writes: str
+    function: str
+
+    def load(self) -> Callable[..., dict[str, Any]]:
+        """Import the stage's function, with whatever heavy library its file needs."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_ROWS = (
+    # name              version  reads                             writes                     function
+    ("practice_model",       1,  "",                               "model",                   "models:practice_model"),
+    ("source_prompts",       1,  "PROMPT",                         "PROMPT",                  "prompts:source_prompts"),
+    ("self_instruct",        1,  "PROMPT, model",                  "PROMPT",                  "prompts:write_self_instruct"),
+    ("magpie",               1,  "model",                          "PROMPT",                  "prompts:write_magpie"),
+    ("clean_prompts",        1,  "PROMPT",                         "PROMPT",                  "prompts:clean_prompts"),
+    ("sample",               1,  "PROMPT, model",                  "COMPLETION",              "sampling:sample"),
+    ("label",                1,  "COMPLETION",                     "PREFERENCE, RANKING",     "annotate:label_completions"),
+    ("label_file",           1,  "PREFERENCE or RANKING",          "PREFERENCE, RANKING",     "annotate:label_file"),
+    ("reward_model",         1,  "model, PREFERENCE, RANKING",     "model",                   "training:reward_model"),
+    ("score",                1,  "COMPLETION, model",              "COMPLETION",              "scoring:score"),
+    ("select",               1,  "COMPLETION",                     "COMPLETION, PREFERENCE",  "scoring:select_rows"),
+    ("sft",                  1,  "model, COMPLETION",              "model",                   "training:sft"),
+    ("dpo",                  1,  "model, PREFERENCE",              "model",                   "training:dpo"),
+    ("average",              1,  "model",                          "model",                   "training:average"),
+    ("verify",               1,  "COMPLETION",                     "COMPLETION",              "evaluation:verify"),
+    ("win_rate",             1,  "COMPLETION, COMPLETION",         "verdicts",                "evaluation:win_rate_of_scores"),
+    ("judged_win_rate",      1,  "COMPLETION, COMPLETION, model",  "verdicts",                "evaluation:win_rate_of_judge"),
+    ("gate",                 1,  "verdicts",                       "decision",                "evaluation:decide"),
+    ("ratings",              1,  "verdicts",                       "ratings",                 "evaluation:rate"),
+)
+
+STAGES: dict[str, Stage] = {
+    name: Stage(name, version, reads, writes, f"posttrain.steps.{function}")
+    for name, version, reads, writes, function in _ROWS
+}

@@ -1,0 +1,92 @@
+"""Point 1 of a round: labels by a verifier, a judge, a reward model, or from a person's file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.config import Annotator, FileAnnotator, JudgeAnnotator, RewardModelAnnotator, VerifierAnnotator
+from posttrain.core.chat import load_tokenizer
+from posttrain.core.errors import DataError
+from posttrain.core.files import read_rows, write_jsonl
+from posttrain.core.formats import check_rows
+from posttrain.core.models import load_reward_model
+from posttrain.engines import device_of
+from posttrain.functions import load_function
+from posttrain.judging import judge_rows
+from posttrain.stages import StageCall
+from reward.preferences import STRENGTHS, Labels, label, rankings_to_pairs
+from reward.score import score_rows
+from reward.verifiers.runner import run_verifier
+
+Row = dict[str, Any]
+
+
+def label_completions(
+    call: StageCall,
+    annotator: Annotator,
+    content: list[str | None],
+    strengths: tuple[float, float, float, float],
+    min_strength: str,
+    seed: int,
+    round: int,
+) -> dict[str, Any]:
+    """Label samples: edited > chosen > rejected, in four strengths, near-ties left out."""
+    rows = _merged(call)
+    edited: dict[str, str] = {}
+    if isinstance(annotator, VerifierAnnotator):
+        rows = run_verifier(annotator.function, rows)
+        edited = _edits(annotator, rows)
+    elif isinstance(annotator, RewardModelAnnotator):
+        model = load_reward_model(call.inputs["model"], device=device_of(call.execution))
+        rows = score_rows(rows, model, load_tokenizer(call.inputs["model"]), call.execution.max_batch_tokens)
+    elif isinstance(annotator, JudgeAnnotator):
+        rows = judge_rows(call, annotator, rows, seed)
+    labels = label(rows, strengths, min_strength, edited, seed=seed)
+    return _write(call, labels, round)
+
+
+def label_file(
+    call: StageCall, annotator: FileAnnotator, content: str, round: int, min_strength: str
+) -> dict[str, Any]:
+    """Take rows that a person ranked; weaker preferences than `min_strength` are left out."""
+    rows = read_rows(annotator.path)
+    rankings = [row for row in rows if "completions" in row]
+    pairs = [row for row in rows if "completions" not in row]
+    check_rows(rankings, "ranking", annotator.path)
+    check_rows(pairs, "preference", annotator.path)
+    allowed = STRENGTHS[: STRENGTHS.index(min_strength) + 1]
+    all_pairs = [*pairs, *rankings_to_pairs(rankings)]
+    kept = [row for row in all_pairs if row.get("strength", allowed[0]) in allowed]
+    if not kept:
+        raise DataError(f"{annotator.path} holds no preference of strength {min_strength} or clearer; label more rows")
+    weak = [{**row, "drop_reason": "weaker_than_min_strength"} for row in all_pairs if row not in kept]
+    summary = {"num_rankings": len(rankings), "num_preferences": len(kept), "num_left_out": len(weak)}
+    return _write(call, Labels(rankings, kept, weak, summary), round)
+
+
+def _merged(call: StageCall) -> list[Row]:
+    """Read the samples of all policies; a sample is named by its prompt, its policy and its index."""
+    return [row for path in call.inputs["completions"] for row in read_rows(path / "completions.jsonl")]
+
+
+def _edits(annotator: VerifierAnnotator, rows: list[Row]) -> dict[str, str]:
+    """Write the answer that an annotator would have edited, for prompts without a good sample."""
+    if annotator.edit_function is None:
+        return {}
+    correct = load_function(annotator.edit_function)
+    best: dict[str, tuple[float, Any]] = {}
+    for row in rows:
+        score = row.get("score")
+        if score is not None and score >= best.get(row["prompt_id"], (-float("inf"),))[0]:
+            best[row["prompt_id"]] = (score, row["prompt"])
+    edits = {key: correct(prompt) for key, (score, prompt) in best.items() if score < annotator.edit_below}
+    return {key: answer for key, answer in edits.items() if answer is not None}
+
+
+def _write(call: StageCall, labels: Labels, round: int) -> dict[str, Any]:
+    write_jsonl(call.out / "rankings.jsonl", [{**row, "round": round} for row in labels.rankings])
+    write_jsonl(call.out / "preferences.jsonl", [{**row, "round": round} for row in labels.preferences])
+    write_jsonl(call.out / "dropped.jsonl", labels.dropped)
+    if not labels.preferences:
+        raise DataError(f"no preference came out of {len(labels.dropped)} rows: {labels.summary}")
+    return labels.summary

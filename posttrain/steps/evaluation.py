@@ -1,0 +1,71 @@
+"""Point 7 of a round: scores on held-out prompts, win rates with intervals, the gate, and one rating for all models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from posttrain.config import GateConfig, LLMJudge
+from posttrain.core.files import atomic_write, read_rows, write_jsonl
+from posttrain.evaluate.gate import gate
+from posttrain.evaluate.rating import ratings
+from posttrain.evaluate.win_rate import pair_scores, win_rate
+from posttrain.judging import compare_by_judge
+from posttrain.stages import StageCall
+from reward.verifiers.runner import run_verifier
+
+Row = dict[str, Any]
+
+
+def verify(call: StageCall, function: str, content: str) -> dict[str, Any]:
+    """Score held-out answers with a verifier; an answer that it could not judge has no score and is counted."""
+    rows = run_verifier(function, read_rows(call.inputs["completions"] / "completions.jsonl"))
+    write_jsonl(call.out / "scored.jsonl", rows)
+    scores = [row["score"] for row in rows if row.get("score") is not None]
+    return {
+        "num_rows": len(rows),
+        "num_errors": len(rows) - len(scores),
+        "mean_score": sum(scores) / len(scores) if scores else None,
+    }
+
+
+def win_rate_of_scores(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
+    """Compare two models by the scores of their answers, averaged within each prompt."""
+    a, b = (read_rows(call.inputs[side] / "scored.jsonl") for side in ("a", "b"))
+    return _finish(call, pair_scores(a, b), names, seed, num_bootstrap)
+
+
+def win_rate_of_judge(
+    call: StageCall, judge: LLMJudge, names: list[str], seed: int, num_bootstrap: int
+) -> dict[str, Any]:
+    """Compare two models by a language model that reads both answers, in both orders."""
+    a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
+    return _finish(call, compare_by_judge(call, judge, a, b, seed), names, seed, num_bootstrap)
+
+
+def _finish(call: StageCall, verdicts: list[Row], names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
+    write_jsonl(call.out / "verdicts.jsonl", verdicts)
+    result = {**win_rate(verdicts, seed, num_bootstrap), "names": names}
+    atomic_write(call.out / "win_rate.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def decide(call: StageCall, rule: GateConfig) -> dict[str, Any]:
+    """Promote a round, or keep the best so far and say why."""
+    result = json.loads((call.inputs["win_rate"] / "win_rate.json").read_text(encoding="utf-8"))
+    decision = dataclasses.asdict(gate(result, rule.min_win_rate, rule.rule))
+    atomic_write(call.out / "decision.json", json.dumps(decision, indent=1) + "\n")
+    return decision
+
+
+def rate(call: StageCall, anchor: str, seed: int, num_bootstrap: int) -> dict[str, Any]:
+    """Rate every model of the run on one scale from all comparisons, the anchor at zero."""
+    matches: dict[tuple[str, str], list[Row]] = {}
+    for path in call.inputs["win_rates"]:
+        a, b = json.loads((path / "win_rate.json").read_text(encoding="utf-8"))["names"]
+        if a != b:
+            matches[a, b] = read_rows(path / "verdicts.jsonl")
+    result = {"ratings": ratings(matches, anchor, seed, num_bootstrap)}
+    atomic_write(call.out / "ratings.json", json.dumps(result, indent=1) + "\n")
+    return result

@@ -1,0 +1,49 @@
+"""Points 2 and 6 of a round: reward model, SFT, DPO and the average of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import DPOConfig, RewardModelConfig, SFTConfig
+from posttrain.core.files import read_rows
+from posttrain.engines import use_threads
+from posttrain.stages import StageCall
+from posttrain.train.average import average_checkpoints
+from posttrain.train.dpo import train_dpo
+from posttrain.train.reward_model import train_reward_model
+from posttrain.train.sft import train_sft
+
+Row = dict[str, Any]
+
+
+def reward_model(call: StageCall, training: RewardModelConfig, seed: int) -> dict[str, Any]:
+    """Train a reward model on the preference rows of all rounds."""
+    use_threads(call.execution)
+    rows = _rows(call.inputs["preferences"], "preferences.jsonl")
+    return train_reward_model(call.inputs["model"], rows, call.out, training, seed, call.execution, call.progress)
+
+
+def sft(call: StageCall, training: SFTConfig, seed: int) -> dict[str, Any]:
+    """Fine-tune on the selected completions of all rounds given."""
+    use_threads(call.execution)
+    rows = _rows(call.inputs["selected"], "sft.jsonl")
+    return train_sft(call.inputs["model"], rows, call.out, training, seed, call.execution, call.progress)
+
+
+def dpo(call: StageCall, training: DPOConfig, seed: int) -> dict[str, Any]:
+    """Optimise preferences on the selected pairs, the starting model being the reference."""
+    use_threads(call.execution)
+    rows = _rows(call.inputs["selected"], "pairs.jsonl")
+    return train_dpo(call.inputs["model"], rows, call.out, training, seed, call.execution, call.progress)
+
+
+def average(call: StageCall) -> dict[str, Any]:
+    """Average checkpoints with equal weights."""
+    models: list[Path] = call.inputs["models"]
+    average_checkpoints(models, call.out, [1.0 / len(models)] * len(models))
+    return {"num_models": len(models)}
+
+
+def _rows(folders: list[Path], name: str) -> list[Row]:
+    return [row for folder in folders for row in read_rows(folder / name)]

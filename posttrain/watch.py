@@ -1,0 +1,92 @@
+"""What a person sees while a run is going: the stage, its progress, and the time left for it and for the run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, TextIO
+
+from posttrain.stages import Progress
+from posttrain.store.artifacts import ArtifactStore
+
+REDRAW_SECONDS = 0.2
+
+
+class LiveWatcher:
+    """Print a line per finished stage; on a terminal a live line below shows the running one.
+
+    Times left for stages come from earlier artifacts of the same stage (this run's first), so they get better as a
+    run goes on; before anything was measured none is shown.
+    """
+
+    def __init__(self, planned: Sequence[Mapping[str, Any]], store: ArtifactStore, stream: TextIO = sys.stderr) -> None:
+        self.stream = stream
+        self.is_live = stream.isatty()
+        self.waiting = [(row["label"], row["stage"]) for row in planned if row["status"] == "run"]
+        self.num_stages = len(planned)
+        self.position = 0
+        self.seconds: dict[str, list[float]] = {}
+        for stage in {name for _, name in self.waiting}:
+            known = [manifest["seconds"] for _, manifest in store.manifests(stage)]
+            if known:
+                self.seconds[stage] = [median(known)]
+        self.started_at = time.time()
+        self.drawn_at = 0.0
+        self.num_hits = 0
+
+    def started(self, label: str, name: str) -> Progress:
+        """Announce a stage and return where its progress goes."""
+        begin = time.time()
+        if not self.is_live:
+            self._say(f"      … {label}")
+
+        def progress(done: int, total: int) -> None:
+            now = time.time()
+            if not self.is_live or now - self.drawn_at < REDRAW_SECONDS or not total:
+                return
+            self.drawn_at = now
+            share = done / total
+            left = f"{_clock((now - begin) / share * (1 - share))} left" if share > 0.02 else ""
+            self._draw(f"{self._counter(1)} {label} {share:4.0%} {left}{self._run_left(name, begin)}")
+
+        if self.is_live:
+            self._draw(f"{self._counter(1)} {label} …{self._run_left(name, begin)}")
+        return progress
+
+    def finished(self, label: str, name: str, status: str, seconds: float) -> None:
+        """Announce that a stage ended as `hit` or `ran`."""
+        self.position += 1
+        self.waiting = [item for item in self.waiting if item[0] != label]
+        if status == "hit":
+            self.num_hits += 1
+            return
+        self.seconds.setdefault(name, []).append(seconds)
+        self._draw("")
+        self._say(f"{self._counter()} {label}  {seconds:.1f} s{self._run_left(None, time.time())}")
+
+    def _counter(self, ahead: int = 0) -> str:
+        return f"[{min(self.position + ahead, self.num_stages):>3}/{self.num_stages}]"
+
+    def _run_left(self, running: str | None, begin: float) -> str:
+        """Return the time left for the run: the sum over waiting stages of what such a stage took, less what has passed."""
+        total = 0.0
+        for _, stage in self.waiting:
+            if stage not in self.seconds:
+                return ""
+            total += self.seconds[stage][-1]
+        if running is not None:
+            total -= time.time() - begin
+        return f"  · run {_clock(max(total, 0.0))} left" if total > 0 else ""
+
+    def _say(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+    def _draw(self, line: str) -> None:
+        if self.is_live:
+            print(f"\r\x1b[2K{line}", end="", file=self.stream, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
