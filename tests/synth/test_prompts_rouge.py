@@ -39,7 +39,7 @@ def test_lcs_equals_the_table():
 
 def test_rouge_l_by_hand():
     # common: "the cat" of 3 and 4 words: 2 * 2 / 7
-    assert float(rouge_l("the black cat".split(), "the cat sat down".split())) == pytest.approx(4 / 7)
+    assert float(rouge_l(["the", "black", "cat"], ["the", "cat", "sat", "down"])) == pytest.approx(4 / 7)
     assert rouge_l([], ["a"]) == 0
 
 
