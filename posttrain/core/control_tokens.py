@@ -87,6 +87,8 @@ def neutralize(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     The text changes; inside this project it need not, since `encode_prompt` keeps it and is safe.
     """
     pattern = control_tokens(tokenizer).pattern
+    if not pattern.search(text) and find_control_tokens(text, tokenizer):
+        text = _normalized(tokenizer, text)  # where the control token that it becomes stands in plain letters
     for gap in _BREAKS:  # some normalisers drop invisible characters, so look again
         broken = pattern.sub(lambda match, gap=gap: match.group()[0] + gap + match.group()[1:], text)  # type: ignore[misc]
         if not find_control_tokens(broken, tokenizer):
@@ -117,17 +119,17 @@ class Masked:
             return _ids(self.tokenizer, text)
         ids: list[int] = []
         for part, has_marks in _split_at_marks(text, control_tokens(self.tokenizer)):
-            ids += self._tokenize_plainly(part) if has_marks else _ids(self.tokenizer, part)
+            ids += self._tokenize_plainly(part, first=not ids) if has_marks else _ids(self.tokenizer, part)
         return ids
 
-    def _tokenize_plainly(self, part: str) -> list[int]:
+    def _tokenize_plainly(self, part: str, first: bool) -> list[int]:
         controls = control_tokens(self.tokenizer)
         text = _MARK.sub(lambda match: self.texts.get(match.group(), match.group()), part)
-        ids = _ids(self.tokenizer, text, split_special_tokens=True)
+        ids = _plain_ids(self.tokenizer, text, first)
         if controls.ids.isdisjoint(ids):
             return ids
         # A word-level vocabulary knows its control tokens as words too, whatever is switched off.
-        ids = _ids(self.tokenizer, neutralize(text, self.tokenizer), split_special_tokens=True)
+        ids = _plain_ids(self.tokenizer, neutralize(text, self.tokenizer), first)
         if not controls.ids.isdisjoint(ids):
             raise DataError(f"this text cannot be kept apart from control tokens: {text[:80]!r}; drop the row")
         return ids
@@ -191,3 +193,25 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, split_special_tokens: bo
         return []
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False)
     return list(ids["input_ids"])
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str, first: bool) -> list[int]:
+    """Tokenise a stretch with special tokens switched off, as in the midst of a text unless it is `first`."""
+    ids = _ids(tokenizer, text, split_special_tokens=True)
+    if first or not _marks_the_beginning(tokenizer):
+        return ids
+    # Behind a line break, which merges with nothing in such vocabularies, the stretch is no beginning any more.
+    anchor = _ids(tokenizer, "\n", split_special_tokens=True)
+    anchored = _ids(tokenizer, "\n" + text, split_special_tokens=True)
+    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else ids
+
+
+def _marks_the_beginning(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a text's first word has another token than the same word behind a control token (sentencepiece)."""
+    control = next(iter(control_tokens(tokenizer).edges), "")
+    return bool(control) and _ids(tokenizer, control + "x")[1:] != _ids(tokenizer, "x")
+
+
+def _normalized(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return str(normalizer.normalize_str(text)) if normalizer is not None else text

@@ -67,7 +67,7 @@ def render(
         DataError: the template refuses the messages, by its own rules on roles and their order.
     """
     template = template_of(tokenizer)
-    fixed = {} if date is None else {"date_string": date}
+    fixed: dict[str, Any] = {} if date is None else {"date_string": date}
     if date is not None and "strftime_now" in template:
         template = _STOPPED_CLOCK + template
     try:
