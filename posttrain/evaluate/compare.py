@@ -1,0 +1,107 @@
+"""Compare two files of completions by a judge named in one word: ``kind:target``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.core.errors import DataError
+from posttrain.evaluate.labels import read_labels
+from posttrain.evaluate.pairing import mean_length, pair_rows, pair_scores
+
+Row = dict[str, Any]
+Compare = Callable[[list[Row], list[Row], str], list[Row]]
+
+log = logging.getLogger(__name__)
+
+EXPECTED = "reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL or labels:FILE"
+
+
+def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str) -> list[Row]:
+    """Give verdicts on A against B, ready for ``win_rate.win_rate``.
+
+    Args:
+        rows_a: COMPLETION rows of A, one or several per prompt.
+        rows_b: COMPLETION rows of B for the same prompts. Prompts that only one side has are left out, and a warning
+            names them.
+        judge_spec: ``reward_model:DIR``, ``verifier:FILE.py:FUNCTION``, ``llm:DIR-or-URL`` or ``labels:FILE``.
+
+    Returns:
+        Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
+        and what the judge says besides.
+
+    Raises:
+        DataError: the judge is none of these, or the rows cannot be paired.
+        PosttrainError: as the judge raises.
+    """
+    decide, target = parse_judge(judge_spec)
+    rows_a, rows_b = list(rows_a), list(rows_b)
+    # Before any model is loaded: what cannot be paired should not cost the scoring first.
+    pairing = pair_rows(rows_a, rows_b)
+    warn_missing("A", pairing.missing_in_a)
+    warn_missing("B", pairing.missing_in_b)
+    return decide(rows_a, rows_b, target)
+
+
+def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
+    """Say which prompts are left out because one side lacks them."""
+    if prompt_ids:
+        shown = ", ".join(prompt_ids[:5]) + (", …" if len(prompt_ids) > 5 else "")
+        log.warning("%d prompts are not in %s and are left out: %s", len(prompt_ids), where, shown)
+
+
+def parse_judge(judge_spec: str) -> tuple[Compare, str]:
+    """Split a judge into the function that compares by it, and its target."""
+    kind, _, target = judge_spec.partition(":")
+    if kind not in JUDGES or not target:
+        raise DataError(f"judge is {judge_spec!r}; expected {EXPECTED}")
+    return JUDGES[kind], target
+
+
+def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[Row]:
+    """Let a reward model's score decide; equal scores tie."""
+    # torch takes seconds to load, and labels need none of it
+    from posttrain.config import Execution
+    from posttrain.core.chat import load_tokenizer
+    from posttrain.core.models import load_reward_model, resolve
+    from posttrain.engines import device_of
+    from reward.score import score_rows
+
+    path, execution = resolve(folder), Execution()
+    model, tokenizer = load_reward_model(path, device=device_of(execution)), load_tokenizer(path)
+    scored_a = score_rows(rows_a, model, tokenizer, execution.max_batch_tokens)
+    scored_b = score_rows(rows_b, model, tokenizer, execution.max_batch_tokens)
+    return pair_scores(scored_a, scored_b)
+
+
+def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str) -> list[Row]:
+    """Let a verifier's score decide; equal scores tie, and an answer that it failed on has no say."""
+    from reward.verifiers.runner import run_verifier
+
+    return pair_scores(run_verifier(function, rows_a), run_verifier(function, rows_b))
+
+
+def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:
+    """Take people's preferences from a file; a warning names labelled prompts that A and B do not share."""
+    labels = read_labels(Path(file))
+    lengths = {
+        prompt_id: (mean_length(samples_a), mean_length(samples_b))
+        for prompt_id, samples_a, samples_b in pair_rows(rows_a, rows_b).prompts
+    }
+    used = [label for label in labels if label["prompt_id"] in lengths]
+    if not used:
+        raise DataError(f"{file}: none of its {len(labels)} labels is on a prompt that A and B share; check the ids")
+    warn_missing("both A and B, though labelled,", sorted({label["prompt_id"] for label in labels} - lengths.keys()))
+    return [
+        label | {"length_a": lengths[label["prompt_id"]][0], "length_b": lengths[label["prompt_id"]][1]}
+        for label in used
+    ]
+
+
+JUDGES: dict[str, Compare] = {
+    "reward_model": by_reward_model,
+    "verifier": by_verifier,
+    "labels": by_labels,
+}
