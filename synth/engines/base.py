@@ -16,6 +16,19 @@ class EngineError(PosttrainError, RuntimeError):
     """An engine gave no usable answer; samples that were already yielded stay valid."""
 
 
+class RequestsRefused(EngineError):
+    """Some requests can never be answered (too long, filtered); every other sample was yielded before.
+
+    Attributes:
+        reasons: why, by the request's key.
+    """
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        first = next(iter(reasons.items()))
+        super().__init__(f"{len(reasons)} prompts were refused, the first is {first[0]!r}: {first[1]}")
+        self.reasons = reasons
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """Name every number that shapes a sample, so that none is filled in from a model's generation_config.json.
@@ -101,7 +114,8 @@ class Engine(Protocol):
     """Draw samples; the order in which they are yielded is free, the content depends on the seeds alone.
 
     `kind` names the engine; `model` is the content hash of the weights, or "url:model" of a server;
-    `context_tokens` is the longest prompt and completion together, None where the engine cannot tell.
+    `context_tokens` is the longest prompt and completion together, None where the engine cannot tell;
+    `identity` names all that can change a sample beside prompt, parameters and seed: kind, model, dtype, ….
     """
 
     @property
@@ -113,8 +127,15 @@ class Engine(Protocol):
     @property
     def context_tokens(self) -> int | None: ...
 
+    @property
+    def identity(self) -> dict[str, str]: ...
+
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
-        """Yield every sample of every request once, as it is finished."""
+        """Yield every sample of every request once, as it is finished.
+
+        Raises:
+            RequestsRefused: at the end, when all but some hopeless requests are answered.
+        """
         ...
 
 

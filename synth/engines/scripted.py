@@ -25,6 +25,7 @@ class ScriptedEngine:
         self.function = function
         self.model = model
         self.context_tokens = context_tokens
+        self.identity = {"kind": self.kind, "model": model}
         self.calls: list[tuple[str, int]] = []
         self.params: list[SamplingParams] = []
 

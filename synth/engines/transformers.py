@@ -59,6 +59,7 @@ class TransformersEngine:
         config = AutoConfig.from_pretrained(config_dir).get_text_config()
         require_known_layers(config)
         self.context_tokens: int | None = getattr(config, "max_position_embeddings", None)
+        self.identity = {"kind": self.kind, "model": self.model, "dtype": dtype}
         # Loaded at the first request: a run that is complete already opens no weights.
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 

@@ -1,0 +1,303 @@
+"""K samples of every prompt, each exactly once, however often the process is killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from posttrain.core.errors import DataError
+from posttrain.core.files import Journal, content_hash
+from posttrain.core.formats import read_numbered, sort_prompts
+from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams, sample_seed
+from synth.sample_store import Progress, Row, SampleStore, Tally
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Report = Callable[[int, int], None]
+
+# Prompts are tokenised and handed to the engine in parts of this many, so that memory stays flat.
+PROMPTS_AT_ONCE = 2048
+# A person hears of progress at most this often.
+REPORT_SECONDS = 0.5
+# From this temperature on, a prompt whose samples are all the same is worth a look.
+IDENTICAL_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class SamplingSummary:
+    """Report a finished sampling; the content of `summary.json`.
+
+    Attributes:
+        num_prompts: prompts of the input, rejected ones included.
+        num_rejects: prompts that could not be used.
+        num_completions: rows of completions.jsonl.
+        num_tokens: tokens of all completions, end-of-turn tokens included.
+        truncated_share: share of completions cut at max_completion_tokens.
+        distinct_share: distinct texts over completions, per prompt: the mean and the least.
+        identical_prompts: prompts whose completions are all the same text.
+        flags: sentences for a person to read.
+        seconds: of the last session, which drew `session_tokens` tokens; `tokens_per_second` is their ratio.
+        sampling: all that shaped the samples, as it was in force.
+    """
+
+    num_prompts: int
+    num_rejects: int
+    num_completions: int
+    num_tokens: int
+    truncated_share: float
+    distinct_share: dict[str, float]
+    identical_prompts: int
+    flags: list[str]
+    seconds: float
+    session_tokens: int
+    tokens_per_second: float
+    sampling: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Hold what a sampling was asked for, checked: usable prompts in order, and why the others are not."""
+
+    rows: list[Row]
+    lines: list[int]
+    rejects: list[Row]
+    num_completions: int
+    params: SamplingParams
+    seed: int
+    max_prompt_tokens: int | None
+    date: str | None
+
+    @property
+    def num_samples(self) -> int:
+        """Count the samples that are wanted."""
+        return len(self.rows) * self.num_completions
+
+    def asked(self, identity: Mapping[str, str]) -> dict[str, Any]:
+        """Write down all that shapes the samples."""
+        digest = content_hash([[row["prompt_id"], content_hash(row)] for row in self.rows])
+        return {
+            **{f"engine_{key}" if key == "kind" else key: value for key, value in identity.items()},
+            "num_completions": self.num_completions,
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.params).items()},
+            "seed": self.seed,
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "date": self.date,
+            "prompts": digest,
+        }
+
+
+def sample_completions(
+    prompts: str | PathLike[str] | Iterable[Mapping[str, Any]],
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase | None,
+    num_completions: int,
+    params: SamplingParams,
+    seed: int,
+    out_dir: str | PathLike[str],
+    max_prompt_tokens: int | None = None,
+    date: str | None = None,
+    progress: Report | None = None,
+) -> SamplingSummary:
+    """Draw `num_completions` samples of every prompt into `out_dir`.
+
+    The same call after a kill goes on where it was, and does nothing once all is there. A sample's seed follows from
+    (seed, prompt id, sample index) alone.
+
+    Args:
+        prompts: a .jsonl or .parquet file, or rows: `prompt` (messages, or a text), `id` where there is one, and
+            columns that travel along.
+        tokenizer: of the model; None where a server writes the prompt from messages.
+        out_dir: gets completions.jsonl, rejects.jsonl, summary.json and request.json.
+        max_prompt_tokens: longer prompts are rejected, as are those that leave no room in the model's context.
+        date: what a template that prints today's date shall print.
+        progress: called with (samples there, samples wanted) now and then.
+
+    Raises:
+        DataError: `out_dir` holds the samples of another request, or there is no such file.
+        EngineError: the engine failed; what was drawn is kept, and the same call goes on from there.
+    """
+    job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
+    store = SampleStore(out_dir, job.asked(engine.identity))
+
+    def draw(done: Progress) -> None:
+        with store.journal("samples") as journal:
+            draw_missing(job, done, engine, tokenizer, journal, progress)
+
+    return run_job(job, store, engine.model, draw)
+
+
+def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[Progress], None]) -> SamplingSummary:
+    """Call `draw` with what is there already, unless all is; then write the finished files."""
+    finished = store.summary()
+    if finished is None:
+        with store.held():
+            finished = store.summary()  # another process may have finished while this one waited
+            if finished is None:
+                return _finish(job, store, model, draw)
+    store.drop_journals()
+    return SamplingSummary(**finished)
+
+
+def _finish(job: Job, store: SampleStore, model: str, draw: Callable[[Progress], None]) -> SamplingSummary:
+    started = time.monotonic()
+    before = store.progress(job.num_completions)
+    draw(before)
+    seconds = time.monotonic() - started
+    after = store.progress(job.num_completions)
+    lacking = [row["prompt_id"] for row in job.rows if after.missing(row["prompt_id"])]
+    if lacking:
+        raise EngineError(
+            f"samples of {len(lacking)} prompts are missing, the first is {lacking[0]!r} - after the engine ended - "
+            "what was drawn is kept; run the same again"
+        )
+    refused = [
+        {"line": line, "prompt_id": row["prompt_id"], "reason": after.refused[row["prompt_id"]]}
+        for row, line in zip(job.rows, job.lines, strict=True)
+        if row["prompt_id"] in after.refused
+    ]
+    rejects = sorted([*job.rejects, *refused], key=lambda reject: reject["line"])
+    kept = [row for row in job.rows if row["prompt_id"] not in after.refused]
+    tally = store.finish(kept, rejects, job.num_completions, model)
+    summary = _summary(job, store, tally, len(rejects), seconds, after.num_tokens - before.num_tokens)
+    store.close(asdict(summary))
+    return summary
+
+
+def make_job(
+    prompts: str | PathLike[str] | Iterable[Mapping[str, Any]],
+    num_completions: int,
+    params: SamplingParams,
+    seed: int,
+    max_prompt_tokens: int | None,
+    date: str | None,
+) -> Job:
+    """Read the prompts and sort out those that cannot be used."""
+    if num_completions < 1:
+        raise DataError(f"num_completions is {num_completions}, expected at least 1")
+    if isinstance(prompts, str | PathLike):
+        numbered = list(read_numbered(prompts))
+    else:
+        numbered = [(number, dict(row)) for number, row in enumerate(prompts, start=1)]
+    rows, rejects = sort_prompts(numbered)
+    rejected = {reject["line"] for reject in rejects}
+    lines = [number for number, _ in numbered if number not in rejected]
+    return Job(rows, lines, rejects, num_completions, params, seed, max_prompt_tokens, date)
+
+
+def draw_missing(
+    job: Job,
+    done: Progress,
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase | None,
+    journal: Journal,
+    progress: Report | None,
+) -> None:
+    """Draw the samples of `job` that are not done yet, each into the journal as soon as it is finished."""
+    limit = prompt_limit(job, engine.context_tokens)
+    count = done.num_samples
+    next_report = 0.0
+    todo = ((row, missing) for row in job.rows if (missing := done.missing(row["prompt_id"])))
+    while part := list(islice(todo, PROMPTS_AT_ONCE)):
+        requests = list(_requests(part, job, tokenizer, limit, journal))
+        for sample in _answers(engine, requests, job.params, journal):
+            journal.append([_journal_row(sample)])
+            count += 1
+            if progress is not None and time.monotonic() >= next_report:
+                progress(count, job.num_samples)
+                next_report = time.monotonic() + REPORT_SECONDS
+    if progress is not None:
+        progress(count, job.num_samples)
+
+
+def prompt_limit(job: Job, context_tokens: int | None) -> int | None:
+    """Give the longest prompt in tokens that may be sampled from, None for no limit.
+
+    Raises:
+        DataError: the completion alone fills the model's context.
+    """
+    room = None if context_tokens is None else context_tokens - job.params.max_completion_tokens
+    if room is not None and room < 1:
+        raise DataError(
+            f"max_completion_tokens is {job.params.max_completion_tokens}, but the model's context is "
+            f"{context_tokens} tokens, prompt included - ask for shorter completions"
+        )
+    return min((limit for limit in (job.max_prompt_tokens, room) if limit is not None), default=None)
+
+
+def _requests(
+    part: Sequence[tuple[Row, list[int]]],
+    job: Job,
+    tokenizer: PreTrainedTokenizerBase | None,
+    limit: int | None,
+    journal: Journal,
+) -> Iterator[Request]:
+    for row, missing in part:
+        name = row["prompt_id"]
+        ids: tuple[int, ...] = ()
+        if tokenizer is not None:
+            from posttrain.core.chat import encode_prompt  # loads transformers, which a remote engine does without
+
+            try:
+                ids = tuple(encode_prompt(tokenizer, row["prompt"], job.date))
+            except DataError as error:
+                journal.append([{"prompt_id": name, "reason": str(error)}])
+                continue
+            if limit is not None and len(ids) > limit:
+                reason = f"too long: {len(ids)} tokens, the limit is {limit}"
+                journal.append([{"prompt_id": name, "reason": reason}])
+                continue
+        seeds = tuple(sample_seed(job.seed, name, index) for index in missing)
+        yield Request(name, ids, tuple(row["prompt"]), seeds, tuple(missing))
+
+
+def _answers(
+    engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: Journal
+) -> Iterator[Sample]:
+    try:
+        yield from engine.generate(requests, params)
+    except RequestsRefused as refused:
+        journal.append({"prompt_id": name, "reason": reason} for name, reason in refused.reasons.items())
+
+
+def _journal_row(sample: Sample) -> Row:
+    return {
+        "prompt_id": sample.key,
+        "sample_index": sample.sample_index,
+        "text": sample.text,
+        "finish_reason": sample.finish_reason,
+        "num_tokens": sample.num_tokens,
+        "seed": sample.seed,
+    }
+
+
+def _summary(
+    job: Job, store: SampleStore, tally: Tally, num_rejects: int, seconds: float, session_tokens: int
+) -> SamplingSummary:
+    temperature = job.params.temperature
+    flags = []
+    if tally.num_identical and temperature >= IDENTICAL_TEMPERATURE:
+        flags.append(
+            f"{tally.num_identical} of {tally.num_prompts} prompts have {job.num_completions} identical samples "
+            f"at temperature {temperature}"
+        )
+    if tally.num_truncated:
+        flags.append(f"{tally.num_truncated} of {tally.num_samples} completions were cut at max_completion_tokens")
+    return SamplingSummary(
+        num_prompts=len(job.rows) + len(job.rejects),
+        num_rejects=num_rejects,
+        num_completions=tally.num_samples,
+        num_tokens=tally.num_tokens,
+        truncated_share=tally.num_truncated / max(tally.num_samples, 1),
+        distinct_share={"mean": tally.distinct_shares / max(tally.num_prompts, 1), "least": tally.least_distinct},
+        identical_prompts=tally.num_identical,
+        flags=flags,
+        seconds=round(seconds, 3),
+        session_tokens=session_tokens,
+        tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
+        sampling=store.asked,
+    )
