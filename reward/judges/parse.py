@@ -1,0 +1,50 @@
+"""Read a judge's reply: the whole last line, or nothing.
+
+Looking for a pattern anywhere in a reply finds what the judge quotes from a candidate; taking a default for what cannot
+be read invents votes. So a verdict stands alone on the last line that holds any word, and all else is unreadable.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Verdict = Literal["A", "B", "TIE", "UNREADABLE"]
+
+_OPEN = r"[\s*_`#>\"'(]*"
+_CLOSE = r"[\s*_`\"').!]*"
+_VERDICT = re.compile(rf"{_OPEN}(?:final\s+)?verdict{_CLOSE}[:：]{_OPEN}(?P<verdict>A|B|TIE){_CLOSE}", re.IGNORECASE)
+_BRACKETS = re.compile(rf"{_OPEN}\[\[(?P<verdict>A|B|C|TIE)\]\]{_CLOSE}", re.IGNORECASE)
+_RATING = re.compile(
+    rf"{_OPEN}(?:final\s+)?rating{_CLOSE}[:：]{_OPEN}(?P<value>-?\d+(?:\.\d+)?)(?:\s*/\s*(?P<of>\d+))?{_CLOSE}",
+    re.IGNORECASE,
+)
+
+
+def parse_verdict(reply: str) -> Verdict:
+    """Read `Verdict: A`, `B` or `TIE` (or MT-Bench's `[[A]]`, `[[B]]`, `[[C]]`) from the last line of a reply."""
+    line = last_line(reply)
+    match = _VERDICT.fullmatch(line) or _BRACKETS.fullmatch(line)
+    if match is None:
+        return "UNREADABLE"
+    found = match["verdict"].upper()
+    return "A" if found == "A" else "B" if found == "B" else "TIE"
+
+
+def parse_rating(reply: str, low: float, high: float) -> float | None:
+    """Read `Rating: 4` or `Rating: 4/5` from the last line of a reply.
+
+    None where there is none, it lies outside `low` to `high`, or it is out of something else than `high`; it is never
+    moved into the range.
+    """
+    match = _RATING.fullmatch(last_line(reply))
+    if match is None or (match["of"] is not None and float(match["of"]) != high):
+        return None
+    value = float(match["value"])
+    return value if low <= value <= high else None
+
+
+def last_line(reply: str) -> str:
+    """Return the last line that holds a letter or digit; a closing fence or rule below it does not count."""
+    lines = [line for line in reply.splitlines() if any(character.isalnum() for character in line)]
+    return lines[-1].strip() if lines else ""
