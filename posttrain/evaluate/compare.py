@@ -83,6 +83,13 @@ def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str) -> list[Row
     return pair_scores(run_verifier(function, rows_a), run_verifier(function, rows_b))
 
 
+def by_llm(rows_a: list[Row], rows_b: list[Row], target: str) -> list[Row]:
+    """Let a language model read both answers, in both orders."""
+    from posttrain.evaluate.llm_judge import compare_by_llm, open_judge
+
+    return compare_by_llm(rows_a, rows_b, open_judge(target))
+
+
 def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:
     """Take people's preferences from a file; a warning names labelled prompts that A and B do not share."""
     labels = read_labels(Path(file))
@@ -103,5 +110,6 @@ def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:
 JUDGES: dict[str, Compare] = {
     "reward_model": by_reward_model,
     "verifier": by_verifier,
+    "llm": by_llm,
     "labels": by_labels,
 }
