@@ -1,4 +1,4 @@
-"""How good is a reward model: how often it agrees with labels, by how clear they are, and whether length explains it."""
+"""How good is a reward model: does it agree with labels, by how clear they are, and is it length that it likes."""
 
 from __future__ import annotations
 

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
-from posttrain.core.formats import normalize_prompt
 from reward.errors import RewardError
 from reward.ids import Row, completion_text, group_by_prompt, normalized_text, with_ids
+from reward.pair_rows import pair_row, sft_row
 from reward.pair_rules import RULES, Candidate, Pair, RuleOptions
 
 Truncated = Literal["drop", "rejected"]
-
-_SAMPLE_COLUMNS = ("score", "sample_index", "model", "finish_reason", "num_tokens", "seed")
-"""Columns that belong to one completion: a pair carries them twice, as `chosen_…` and `rejected_…`."""
 
 
 @dataclass
@@ -93,8 +90,8 @@ def select(
         best = next((candidate for candidate in candidates if candidate.may_win), None)
         num_ties += best is not None and _is_tied(best, candidates)
         if best is not None:
-            selection.sft.append(_sft_row(best))
-        selection.pairs.extend(_pair_row(*pair) for pair in pairs)
+            selection.sft.append(sft_row(best))
+        selection.pairs.extend(pair_row(*pair) for pair in pairs)
         selection.dropped.extend(unusable + _unused(candidates, best, pairs, min_score))
     selection.summary = _summary(rule, rows, dropped, groups, selection, failures, num_ties, max_length_gap)
     return selection
@@ -184,35 +181,6 @@ def _why_no_pair(candidates: Sequence[Candidate], failure: str | None) -> str:
 
 def _is_tied(best: Candidate, candidates: Sequence[Candidate]) -> bool:
     return any(item is not best and item.may_win and item.value == best.value for item in candidates)
-
-
-def _sft_row(best: Candidate) -> Row:
-    return {**best.row, "prompt": normalize_prompt(best.row["prompt"]), "completion": _messages(best.row)}
-
-
-def _pair_row(chosen: Candidate, rejected: Candidate) -> Row:
-    """Build a PREFERENCE row; columns of the prompt are carried as they are, columns of a sample twice."""
-    row: Row = {
-        "prompt": normalize_prompt(chosen.row["prompt"]),
-        "chosen": _messages(chosen.row),
-        "rejected": _messages(rejected.row),
-        "margin": chosen.value - rejected.value,
-    }
-    for key, value in chosen.row.items():
-        if key not in (*row, *_SAMPLE_COLUMNS, "completion"):
-            row[key] = value
-    if chosen.row.get("model") == rejected.row.get("model") and "model" in chosen.row:
-        row["model"] = chosen.row["model"]
-    for key in _SAMPLE_COLUMNS:
-        for side, candidate in (("chosen", chosen), ("rejected", rejected)):
-            if key in candidate.row:
-                row[f"{side}_{key}"] = candidate.row[key]
-    return row
-
-
-def _messages(row: Row) -> list[dict[str, Any]]:
-    completion = row["completion"]
-    return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
 
 
 def _unused(

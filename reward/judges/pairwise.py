@@ -15,6 +15,7 @@ from reward.judges.quoting import fill, quote, quote_prompt, read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "pairwise.txt"
 _PLACES = ("prompt", "completion_a", "completion_b")
+_UNREADABLE: Verdict = "UNREADABLE"
 _SWAPPED: dict[Verdict, Verdict] = {"A": "B", "B": "A", "TIE": "TIE", "UNREADABLE": "UNREADABLE"}
 _PREFERENCE: dict[Verdict, float | None] = {"A": 1.0, "B": 0.0, "TIE": 0.5, "UNREADABLE": None}
 
@@ -47,7 +48,7 @@ class PairwiseJudge:
             (2507.08794).
         """
         questions = [self._question(pair, swap) for pair in pairs for swap in (False, True)]
-        votes, replies = ask(self.generate, questions, parse_verdict, "UNREADABLE", self.num_retries)
+        votes, replies = ask(self.generate, questions, parse_verdict, _UNREADABLE, self.num_retries)
         verdicts = []
         for place, pair in enumerate(pairs):
             first, second = votes[2 * place], _SWAPPED[votes[2 * place + 1]]
