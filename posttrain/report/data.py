@@ -55,13 +55,12 @@ def reward_model_section(run: Run) -> Section:
     }
     if not reports:
         return Section("reward-model", "Reward model", [not_yet("Reward model report")])
-    names = _union(
+    measures = _union(
         key for report in reports.values() for key, value in report.items() if is_number(value) and key != "round"
     )
-    rows = [[f"round {name}", *(number(report.get(key)) for key in names)] for name, report in reports.items()]
-    blocks: list[Block] = [
-        Table("On preference pairs kept out of training.", ["Round", *(_words(name) for name in names)], rows)
-    ]
+    rows = [[_words(key), *(number(report.get(key)) for report in reports.values())] for key in measures]
+    columns = ["Measure", *(f"Round {name}" for name in reports)]
+    blocks: list[Block] = [Table("On preference pairs kept out of training.", columns, rows)]
     strengths = {name: report["by_strength"] for name, report in reports.items() if report.get("by_strength")}
     if strengths:
         blocks.append(_strengths(strengths))
@@ -85,8 +84,8 @@ def _accuracy(entry: object) -> str:
     """Write an accuracy that stands alone, or beside the number of pairs it was measured on."""
     if not isinstance(entry, Mapping):
         return number(entry)
-    count = next((entry[key] for key in ("num_pairs", "count", "pairs", "n") if key in entry), None)
-    return number(entry.get("accuracy")) + (f" ({number(count)})" if count is not None else "")
+    count = entry.get("num_pairs")
+    return number(entry.get("accuracy")) + (f" ({number(count)} pairs)" if count is not None else "")
 
 
 def _bins(bins: object) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from posttrain.report.build import SECTIONS, build_report
+from reward.agreement import reward_model_report
 
 VOID = {"meta", "input", "br", "hr", "img", "link", "path", "use", "rect", "circle", "line"}
 
@@ -109,6 +110,19 @@ def test_a_judge_that_trained_the_policy_is_said_loudly(example_run):
     judge = {"kind": "reward_model", "model": None}
     text = build_report({"rounds": example_run["rounds"], "config": {"evaluate": {"judge": judge}}})
     assert "CAUTION: judged by the reward model that the policy was trained against" in text
+
+
+def test_the_reward_models_own_report_is_shown():
+    def pair(chosen_score, rejected_score, strength):
+        texts = {"chosen": "yes indeed", "rejected": "no"}
+        return texts | {"chosen_score": chosen_score, "rejected_score": rejected_score, "strength": strength}
+
+    pairs = [pair(2.0, 0.0, "better"), pair(1.0, 0.0, "better"), pair(0.0, 1.0, "slightly_better")]
+    text = build_report({"reward_model": {1: reward_model_report(pairs)}})
+    assert "Calibration of the reward model" in text
+    assert "<td>0.667</td>" in text  # two of three right
+    assert "<td>1.000 (2 pairs)</td>" in text
+    assert "<td>0.000 (1 pairs)</td>" in text
 
 
 def test_matrix_fills_the_other_way_round(page):
