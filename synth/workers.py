@@ -1,0 +1,193 @@
+"""Sampling by several processes of this machine: each its share of the prompts, its own model, its own journal."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+from posttrain.core.atomic import PathLike
+from posttrain.core.errors import PosttrainError
+from posttrain.core.files import content_hash
+from synth.completions import Job, Report, SamplingSummary, draw_missing, make_job, run_job
+from synth.engines.base import Engine, EngineError, SamplingParams
+from synth.sample_store import Progress, SampleStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Given the worker's number and the number of workers, make its engine; sent to the process, so picklable.
+OpenEngine = Callable[[int, int], "tuple[Engine, PreTrainedTokenizerBase | None]"]
+
+
+@dataclass(frozen=True)
+class OpenTransformers:
+    """Open the embedded engine in a worker: an equal share of the threads, accelerators in turn."""
+
+    model_dir: PathLike
+    dtype: str
+    device: str
+    max_batch_tokens: int
+
+    def __call__(self, number: int, num_workers: int) -> tuple[Engine, PreTrainedTokenizerBase]:
+        """Make the engine and tokenizer of worker `number`."""
+        import torch  # here, so that the parent needs no torch
+
+        from posttrain.core.chat import load_tokenizer
+        from synth.engines.transformers import TransformersEngine
+
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_workers))
+        device = self.device
+        if device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+        engine = TransformersEngine(self.model_dir, self.dtype, device, self.max_batch_tokens)
+        return engine, load_tokenizer(self.model_dir)
+
+
+def sample_with_workers(
+    prompts: PathLike | Iterable[Mapping[str, Any]],
+    model_dir: PathLike,
+    num_completions: int,
+    params: SamplingParams,
+    seed: int,
+    out_dir: PathLike,
+    num_workers: int,
+    dtype: str = "float32",
+    device: str = "cpu",
+    max_batch_tokens: int = 32768,
+    max_prompt_tokens: int | None = None,
+    date: str | None = None,
+    progress: Report | None = None,
+) -> SamplingSummary:
+    """Do what `sample_completions` does with the embedded engine, in `num_workers` processes.
+
+    In float32 on CPU the files are those of one process, and the number of workers may change between a kill and
+    the next call.
+
+    Raises:
+        DataError: as `sample_completions` does.
+        EngineError: workers ended without finishing a sample; what was drawn before is kept.
+    """
+    from posttrain.core.model_files import model_hash
+
+    job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
+    model = model_hash(model_dir)
+    store = SampleStore(out_dir, job.asked({"kind": "transformers", "model": model, "dtype": dtype}))
+    opener = OpenTransformers(model_dir, dtype, device, max_batch_tokens)
+    return run_job(job, store, model, lambda done: draw_with_workers(job, store, done, opener, num_workers, progress))
+
+
+def draw_with_workers(
+    job: Job, store: SampleStore, done: Progress, opener: OpenEngine, num_workers: int, progress: Report | None
+) -> None:
+    """Draw what is missing, in rounds: what a worker that was killed left behind goes to the next round's workers."""
+    while missing := [row for row in job.rows if done.missing(row["prompt_id"])]:
+        shards = shards_of(replace(job, rows=missing), num_workers)
+        exits = _round(shards, store, done, opener, num_workers, progress, job.num_samples)
+        after = store.progress(job.num_completions)
+        if (after.num_samples, len(after.refused)) == (done.num_samples, len(done.refused)):
+            raise EngineError(
+                f"the workers ended without a sample (exit codes {exits}) - of {job.num_samples - done.num_samples} "
+                "missing - see what they printed above; a killed worker often means too little memory: lower "
+                "--workers or max_batch_tokens, then run the same again"
+            )
+        done = after
+
+
+def shards_of(job: Job, num_workers: int) -> dict[int, Job]:
+    """Deal the prompts out by the hash of their id; workers that would get none are left out."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for row in job.rows:
+        rows.setdefault(int(content_hash(row["prompt_id"]), 16) % num_workers, []).append(row)
+    return {number: replace(job, rows=share, lines=[], rejects=[]) for number, share in sorted(rows.items())}
+
+
+def _round(
+    shards: Mapping[int, Job],
+    store: SampleStore,
+    done: Progress,
+    opener: OpenEngine,
+    num_workers: int,
+    progress: Report | None,
+    total: int,
+) -> list[int | None]:
+    """Run one process per shard until all have ended; return their exit codes."""
+    context = multiprocessing.get_context("spawn")
+    processes: list[BaseProcess] = []
+    pipes: dict[Connection, int] = {}
+    try:
+        for number, shard in shards.items():
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(number, num_workers, shard, store, done, opener, theirs))
+            process.start()
+            theirs.close()  # so that the worker's end alone keeps the pipe open
+            processes.append(process)
+            pipes[ours] = 0
+        _listen(pipes, done.num_samples, total, progress)
+    finally:
+        _end(processes)
+    return [process.exitcode for process in processes]
+
+
+def _listen(pipes: dict[Connection, int], before: int, total: int, progress: Report | None) -> None:
+    """Pass the workers' counts on until every pipe is closed; raise the first error that a worker sends."""
+    open_pipes = set(pipes)
+    while open_pipes:
+        for pipe in wait(open_pipes):
+            assert isinstance(pipe, Connection)
+            try:
+                message = pipe.recv()
+            except EOFError:  # the worker ended, or was killed
+                open_pipes.discard(pipe)
+                continue
+            if isinstance(message, PosttrainError):
+                raise message
+            pipes[pipe] = message
+            if progress is not None:
+                progress(before + sum(pipes.values()), total)
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    # Terminating a worker that has ended does nothing; one that has not is of no use after an error elsewhere.
+    for process in processes:
+        if process.exitcode is None:
+            process.join(timeout=1)
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+def _work(
+    number: int,
+    num_workers: int,
+    shard: Job,
+    store: SampleStore,
+    done: Progress,
+    opener: OpenEngine,
+    pipe: Connection,
+) -> None:
+    """Be a worker: sample a shard into a journal of its own."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        engine, tokenizer = opener(number, num_workers)
+        with store.journal(f"worker_{number}") as journal:
+            draw_missing(
+                shard, done, engine, tokenizer, journal, lambda count, _: pipe.send(count - done.num_samples)
+            )
+    except PosttrainError as error:
+        pipe.send(error)  # the parent shows it; anything else is a fault of ours and prints its traceback here
+    finally:
+        pipe.close()
+
+
+def _end_with_parent() -> None:
+    """Leave when the parent was killed: a worker must not write on while the next run reads its journal."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
