@@ -37,7 +37,7 @@ def merge_checked(model: PeftModel, probe: list[int], folder: Path, base_dir: Pa
     device = next(model.parameters()).device
     ids_BT = torch.tensor([probe], device=device)
     before = _output(model, ids_BT)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     atomic_write(folder / "base.json", json.dumps({"model_hash": model_hash(base_dir)}))
     merged = model.merge_and_unload(safe_merge=True)
     delta = float((_output(merged, ids_BT) - before).abs().max())

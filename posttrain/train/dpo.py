@@ -28,9 +28,9 @@ from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import logits_at, output_head
 from posttrain.train.guards import PreferenceWatch
+from posttrain.train.kinds import Progress
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row, token_logprobs
-from posttrain.train.metrics import Progress
 from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,

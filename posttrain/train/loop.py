@@ -28,7 +28,8 @@ class ExactTrainer(Trainer):
     `rows` (row numbers, for messages) and `num_tokens` (tokens without padding).
     """
 
-    loss_is_scaled_for_ga = True
+    model: Any
+    loss_is_scaled_for_ga: Any = True
 
     def prepare_loop(self, config: TrainConfig, loader: EpochLoader) -> None:
         """Hand over what the training loop needs; call once after the constructor."""
@@ -85,7 +86,7 @@ class ExactTrainer(Trainer):
         return counts
 
     def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         if num_items_in_batch is None or return_outputs:
             raise TypeError("this loss needs the counts of the global batch, and gives no outputs")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from posttrain.core.jsonl import encode_row, read_jsonl_lenient
-
-Progress = Callable[[int, int], None]
+from posttrain.train.kinds import Progress
 
 
 class MetricsFile(TrainerCallback):

@@ -22,14 +22,14 @@ from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError, Faults
-from posttrain.core.formats import check_rows, normalize_prompt, prompt_id
+from posttrain.core.formats import normalize_prompt, prompt_id
 from posttrain.core.models import check_model_dir, init_reward_model, load_reward_model
 from posttrain.train.batches import pad_rows, split_fillers
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import scores_at
+from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import STRENGTH_MARGINS, bradley_terry_losses, centering_losses
-from posttrain.train.metrics import Progress
 from posttrain.train.pairs import PairCollator, tokenize_pairs
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
@@ -104,14 +104,10 @@ def expand(rows: Iterable[Mapping[str, Any]], needs_strength: bool = False) -> l
     Raises:
         DataError: lists rows of the wrong form, or, where margins are asked for, pairs without a known strength.
     """
-    rows = [dict(row) for row in rows]
-    rankings = [row for row in rows if "completions" in row]
-    given = [row for row in rows if "completions" not in row]
-    if rankings:
-        check_rows(rankings, "ranking", "training rows with completions")
-    if given or not rankings:
-        check_rows(given, "preference", "training rows")
-    pairs = given + rankings_to_pairs(rankings)
+    given: list[Row] = [dict(row) for row in rows]
+    check_training_rows("reward_model", given)
+    rankings = [row for row in given if "completions" in row]
+    pairs = [row for row in given if "completions" not in row] + rankings_to_pairs(rankings)
     if needs_strength:
         faults = Faults("training rows")
         for number, pair in enumerate(pairs, start=1):
@@ -154,7 +150,7 @@ def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:
     scored, unscored = score_pairs(
         held_out, model, tokenizer, job.execution.max_batch_tokens, max_tokens=job.config.max_tokens
     )
-    report = reward_model_report(scored)
+    report = reward_model_report(scored) if scored else {"accuracy": None, "num_pairs": 0}
     report["num_unscored"] = len(unscored)
     atomic_write(job.out_dir / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
     return {"accuracy": report["accuracy"], "num_held_out": len(held_out)}
@@ -199,7 +195,7 @@ class RewardTrainer(ExactTrainer, trl.RewardTrainer):
     def prepare_loop(self, config: RewardModelConfig, loader: Any) -> None:  # type: ignore[override]
         super().prepare_loop(config, loader)
         self._center = config.center
-        self._head = self.model.get_base_model().score if config.lora else self.model.score
+        self._head: nn.Module = self.model.get_base_model().score if config.lora else self.model.score
 
     def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """Return this pass's share of the mean Bradley-Terry loss, with margin and centring where asked for."""

@@ -19,15 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.config import Execution, SFTConfig, TrainConfig
 from posttrain.core.chat import Encoded, encode_example, encode_messages, encode_turns, load_tokenizer, truncate
 from posttrain.core.errors import DataError, Faults
-from posttrain.core.formats import check_rows, normalize_prompt
+from posttrain.core.formats import normalize_prompt
 from posttrain.core.models import check_model_dir, load_causal_lm
 from posttrain.train.batches import Array, Ragged, pad_rows, split_fillers
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import logits_at, output_head
 from posttrain.train.intake import Intake
+from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import token_logprobs
-from posttrain.train.metrics import Progress
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -69,7 +69,7 @@ def train_sft(
     """
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
-    check_rows(rows, sft_kind(rows), "training rows")
+    check_training_rows("sft", rows)
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
     dataset, intake = tokenize_rows(rows, tokenizer, config)
@@ -87,11 +87,6 @@ def train_sft(
     collate = RowCollator(dataset, tokenizer.pad_token_id)
     trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
     return run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
-
-
-def sft_kind(rows: list[Mapping[str, Any]]) -> Any:
-    """Name the format of SFT rows by their first one; a mixture is a fault that `check_rows` lists."""
-    return "messages" if rows and "messages" in rows[0] else "completion"
 
 
 def tokenize_rows(

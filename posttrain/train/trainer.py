@@ -25,8 +25,9 @@ from posttrain.train.checkpoints import FOLDER, find_checkpoint
 from posttrain.train.errors import TrainError
 from posttrain.train.guards import adapter_snapshot, check_adapters_moved
 from posttrain.train.intake import Intake
+from posttrain.train.kinds import Progress
 from posttrain.train.loop import ExactTrainer
-from posttrain.train.metrics import MetricsFile, Progress
+from posttrain.train.metrics import MetricsFile
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -171,7 +172,7 @@ def lora_arguments(job: Job, task: str) -> PeftLoraConfig | None:
     modules = lora.target_modules
     return PeftLoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a float is as good
         lora_dropout=lora.dropout,
         target_modules=modules if isinstance(modules, str) else list(modules),
         task_type=task,

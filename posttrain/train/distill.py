@@ -1,0 +1,160 @@
+"""Distillation from a live teacher on fixed text: the student learns the teacher's token distributions.
+
+Shapes: B rows, T positions, N supervised positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.config import DistillConfig, Execution
+from posttrain.core.chat import load_tokenizer
+from posttrain.core.errors import ModelError
+from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
+from posttrain.train.errors import TrainError
+from posttrain.train.fingerprint import fingerprint
+from posttrain.train.forward import logits_at, output_head
+from posttrain.train.kinds import Progress, check_training_rows
+from posttrain.train.loop import Batch
+from posttrain.train.losses import divergences
+from posttrain.train.sft import RowCollator, SFTTrainer, tokenize_rows
+from posttrain.train.trainer import (
+    DEFAULT_EXECUTION,
+    Job,
+    lora_arguments,
+    make_loader,
+    plan_steps,
+    restore_forward,
+    run,
+    training_arguments,
+)
+
+
+def train_distill(
+    model_dir: str | Path,
+    teacher_dir: str | Path | None,
+    rows: Iterable[Mapping[str, Any]],
+    out_dir: str | Path,
+    config: DistillConfig,
+    seed: int,
+    execution: Execution = DEFAULT_EXECUTION,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a student to give a teacher's distribution at each assistant token, and write it to a folder.
+
+    Args:
+        model_dir: Hugging Face folder of the student.
+        teacher_dir: folder of the teacher; None for `method: sequence`, which reads the text alone.
+        rows: as for SFT; usually the teacher's own completions.
+        out_dir: receives the student, metrics.jsonl and, with LoRA, the adapters.
+        seed: the run's seed; `config.seed` wins.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        Counts of rows, the last logged metrics, and the time.
+
+    Raises:
+        DataError: rows that cannot be used, all of them listed, before weights are loaded.
+        ModelError: the two vocabularies are not the same.
+        TrainError: the run would be, or went, wrong.
+    """
+    job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
+    rows = list(rows)
+    check_training_rows("distill", rows)
+    check_model_dir(job.model_dir)
+    tokenizer = load_tokenizer(job.model_dir)
+    if config.method == "sequence":
+        teacher_dir = None
+    elif teacher_dir is None:
+        raise TrainError(f"method {config.method} needs a teacher: give its folder, or use method: sequence.")
+    if teacher_dir is not None:
+        check_model_dir(teacher_dir)
+        check_vocabularies(tokenizer, load_tokenizer(teacher_dir), job.model_dir, teacher_dir)
+    dataset, intake = tokenize_rows(rows, tokenizer, config)
+    job.seed_everything()
+    plan = plan_steps(len(dataset), config)
+    trainer = DistillTrainer(
+        model=load_causal_lm(job.model_dir, dtype="float32"),
+        args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=lora_arguments(job, "CAUSAL_LM"),
+    )
+    restore_forward(trainer.model)
+    collate = RowCollator(dataset, tokenizer.pad_token_id)
+    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
+    identity: dict[str, Any] = dict(fingerprint(dataset))
+    if teacher_dir is not None:
+        # Only read, so it may stand in the compute type of the run.
+        trainer.teach_from(load_causal_lm(teacher_dir, dtype=config.dtype, device=job.device), len(tokenizer))
+        identity["teacher"] = model_hash(teacher_dir) if config.checkpoint_steps else None
+    return run(job, trainer, tokenizer, intake, identity, collate.probe())
+
+
+def check_vocabularies(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    student_dir: str | Path,
+    teacher_dir: str | Path,
+) -> None:
+    """Refuse a teacher whose token ids mean other texts than the student's, before weights are loaded.
+
+    Raises:
+        ModelError: names tokens that differ.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    shown = ", ".join(f"{token!r} ({ours.get(token)} / {theirs.get(token)})" for token in differing[:5])
+    raise ModelError(
+        f"the student {student_dir} and the teacher {teacher_dir} have different vocabularies: {len(differing)} tokens "
+        f"differ, {shown} among them. Token distributions cannot be compared; use method: sequence, which learns from "
+        "the teacher's text."
+    )
+
+
+class DistillTrainer(SFTTrainer):
+    """SFT's trainer with a divergence from the teacher in place of, or beside, the cross-entropy."""
+
+    _teacher: nn.Module | None = None
+
+    def teach_from(self, teacher: nn.Module, vocabulary: int) -> None:
+        """Take a teacher that stays as it is.
+
+        Args:
+            vocabulary: tokens that the tokenizer knows. Heads are often padded beyond it, to different sizes; the
+                padding rows are cut off on both sides.
+        """
+        self._teacher = teacher.requires_grad_(False).eval()
+        self._teacher_head = output_head(teacher)
+        sizes = [int(head.weight.shape[0]) for head in (self._head, self._teacher_head)]  # type: ignore[index, arg-type]
+        if min(sizes) < vocabulary:
+            raise ModelError(f"a head has {min(sizes)} rows for {vocabulary} tokens: {json.dumps(sizes)}")
+        self._size = min(sizes)
+
+    def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
+        """Return this pass's share of (1 - ce_weight) × divergence + ce_weight × cross-entropy, means over tokens."""
+        config: Any = self._train_config
+        tokens = counts[0].clamp(min=1)
+        logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
+        cross_entropy = self.cross_entropy(logits_NV, batch["targets"]) / tokens
+        if self._teacher is None:
+            return cross_entropy
+        with torch.no_grad():
+            teacher_NV = logits_at(self._teacher, self._teacher_head, batch["input_ids"], batch["places"])
+        values_N = divergences(
+            config.method, teacher_NV[:, : self._size], logits_NV[:, : self._size], config.temperature, config.top_k
+        )
+        self.meter("loss/divergence", values_N.sum(), counts.new_tensor(float(len(values_N)), dtype=torch.float32))
+        if config.ce_weight == 0.0:
+            return values_N.sum() / tokens
+        return (1.0 - config.ce_weight) * values_N.sum() / tokens + config.ce_weight * cross_entropy
