@@ -151,6 +151,8 @@ def _usable(group: Sequence[Row], truncated_rejected: bool) -> tuple[list[Row], 
         score = row.get("score")
         if not isinstance(score, int | float) or not math.isfinite(score):
             unusable.append({**row, "drop_reason": row.get("error") or row.get("drop_reason") or f"bad_score: {score}"})
+        elif not completion_text(row["completion"]).strip():
+            unusable.append({**row, "drop_reason": "empty"})
         elif row.get("finish_reason") == "length" and not truncated_rejected:
             unusable.append({**row, "drop_reason": "truncated"})
         else:

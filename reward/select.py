@@ -52,7 +52,8 @@ def select(
 ) -> Selection:
     """Take the best completion of each prompt for SFT and make pairs for DPO by a rule of `reward.pair_rules`.
 
-    For every rule: an answer cut at the token limit is never chosen and never an SFT row; the two sides of a pair
+    For every rule: an answer cut at the token limit is never chosen and never an SFT row, an empty one never used, as
+    no trainer can learn from it; the two sides of a pair
     differ in text after normalisation, and their gap is above zero and at least `margin`; equal values are ordered by
     sample index, then model, so that the result does not depend on the order of rows.
 
@@ -144,6 +145,9 @@ def _candidates(
             unusable.append({**row, "drop_reason": "truncated"})
             continue
         text = completion_text(row["completion"])
+        if not text.strip():
+            unusable.append({**row, "drop_reason": "empty"})
+            continue
         may_win = not cut and (min_score is None or score >= min_score)
         candidates.append(Candidate(row, normalized_text(text), score - length_penalty * len(text), may_win))
     candidates.sort(key=lambda item: (-item.value, item.row["sample_index"], str(item.row.get("model"))))

@@ -88,6 +88,11 @@ def test_a_truncated_answer_is_rejected_at_most():
     assert label(cut_worst, GAPS, truncated_rejected=False).preferences == []
 
 
+def test_an_empty_answer_is_not_compared():
+    labels = label([row("p", 0, 1.0), row("p", 1, 0.0, "  ")], GAPS)
+    assert labels.preferences == [] and labels.summary["drop_reasons"]["empty"] == 1
+
+
 def test_every_answer_is_drawn_before_one_is_drawn_again_and_two_models_meet_first():
     rows = [row("p", i, float(i), model=m) for m in ("a", "b") for i in range(2)]
     for offset, this in enumerate(rows):

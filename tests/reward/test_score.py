@@ -66,6 +66,13 @@ def test_rows_come_back_in_order_with_their_columns(rows, model, tokenizer):
     assert "score" not in rows[0]
 
 
+def test_a_dataset_is_taken_as_a_list_is(rows, model, tokenizer, alone):
+    from datasets import Dataset
+
+    scored = score_rows(Dataset.from_list(rows[:4]), model, tokenizer)
+    assert [row["score"] for row in scored] == pytest.approx(alone[:4], abs=1e-5)
+
+
 def test_neighbours_do_not_matter(rows, model, tokenizer, alone):
     shuffled = list(enumerate(rows))
     random.Random(3).shuffle(shuffled)

@@ -103,6 +103,12 @@ def test_a_truncated_answer_may_be_rejected_where_asked():
     assert sides(selection) == [(1, 2)] and [r["sample_index"] for r in selection.sft] == [1]
 
 
+def test_an_empty_answer_is_neither_chosen_nor_rejected():
+    selection = select([row("p", 0, 5.0, " \n"), row("p", 1, 1.0), row("p", 2, 0.0), row("p", 3, -5.0, "")])
+    assert sides(selection) == [(1, 2)] and [r["sample_index"] for r in selection.sft] == [1]
+    assert selection.summary["drop_reasons"] == {"empty": 2}
+
+
 def test_scores_that_are_no_numbers_are_dropped_with_a_reason():
     rows = [row("p", 0, float("nan")), row("p", 1, None), row("p", 2, float("inf")), row("p", 3, 0.1), row("p", 4, 0.2)]
     selection = select(rows)
