@@ -217,6 +217,8 @@ class Cleaning(Section):
     """Shortest prompt, in tokens of the base's template."""
     max_tokens: PositiveInt = 2048
     """Longest prompt, in tokens."""
+    max_repeated_share: Probability = 0.5
+    """Share of a prompt's word 4-grams that may be repeats of earlier ones."""
     near_duplicate_threshold: Probability | None = 0.7
     """Character-5-gram Jaccard at which two prompts are the same; null keeps near duplicates (one-word siblings of a template are different tasks)."""
     decontaminate_threshold: Probability = 0.5

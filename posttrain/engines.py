@@ -11,7 +11,6 @@ from posttrain.config import EndpointModel, Execution
 from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
 from posttrain.core.formats import Message
 from synth.engines.base import Engine, Request, SamplingParams, sample_seed
-from synth.engines.openai import OpenAIEngine
 from synth.engines.transformers import TransformersEngine
 from synth.prompts.self_instruct import GenerateText
 
@@ -32,6 +31,8 @@ def use_threads(execution: Execution) -> None:
 def open_engine(model_dir: Path | None, endpoint: EndpointModel | None, execution: Execution) -> Engine:
     """Return the engine of a model folder, or of an endpoint where there is no folder."""
     if endpoint is not None:
+        from synth.engines.openai import OpenAIEngine  # its client takes a second to import
+
         return OpenAIEngine(
             base_url=endpoint.base_url,
             model=endpoint.model,

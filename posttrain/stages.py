@@ -74,7 +74,7 @@ _ROWS = (
     ("average",              1,  "model",                          "model",                   "training:average"),
     ("verify",               1,  "COMPLETION",                     "COMPLETION",              "evaluation:verify"),
     ("win_rate",             1,  "COMPLETION, COMPLETION",         "verdicts",                "evaluation:win_rate_of_scores"),
-    ("judged_win_rate",      1,  "COMPLETION, COMPLETION, model",  "verdicts",                "evaluation:win_rate_of_judge"),
+    ("judged_win_rate",      1,  "COMPLETION, COMPLETION, model",  "verdicts",                "judging:win_rate_of_judge"),
     ("gate",                 1,  "verdicts",                       "decision",                "evaluation:decide"),
     ("ratings",              1,  "verdicts",                       "ratings",                 "evaluation:rate"),
 )

@@ -156,3 +156,8 @@ def verify(prompt: list[Message], completion: str, row: dict[str, Any]) -> float
     if verdict.score is None:
         raise ValueError(f"row {row.get('prompt_id', '?')}: {verdict.reason}: {prompt!r}")
     return verdict.score
+
+
+def unreadable(prompt: list[Message]) -> str | None:
+    """Give the reason to drop a prompt that is no task of this world, None for one that is; a check for cleaning."""
+    return None if read_problem(prompt) else "no_task_of_the_practice_world"

@@ -6,12 +6,11 @@ import dataclasses
 import json
 from typing import Any
 
-from posttrain.config import GateConfig, LLMJudge
+from posttrain.config import GateConfig
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.evaluate.gate import gate
 from posttrain.evaluate.rating import ratings
 from posttrain.evaluate.win_rate import pair_scores, win_rate
-from posttrain.judging import compare_by_judge
 from posttrain.stages import StageCall
 from reward.verifiers.runner import run_verifier
 
@@ -33,18 +32,13 @@ def verify(call: StageCall, function: str, content: str) -> dict[str, Any]:
 def win_rate_of_scores(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
     """Compare two models by the scores of their answers, averaged within each prompt."""
     a, b = (read_rows(call.inputs[side] / "scored.jsonl") for side in ("a", "b"))
-    return _finish(call, pair_scores(a, b), names, seed, num_bootstrap)
+    return finish_win_rate(call, pair_scores(a, b), names, seed, num_bootstrap)
 
 
-def win_rate_of_judge(
-    call: StageCall, judge: LLMJudge, names: list[str], seed: int, num_bootstrap: int
+def finish_win_rate(
+    call: StageCall, verdicts: list[Row], names: list[str], seed: int, num_bootstrap: int
 ) -> dict[str, Any]:
-    """Compare two models by a language model that reads both answers, in both orders."""
-    a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
-    return _finish(call, compare_by_judge(call, judge, a, b, seed), names, seed, num_bootstrap)
-
-
-def _finish(call: StageCall, verdicts: list[Row], names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
+    """Write verdicts and the win rate that they make."""
     write_jsonl(call.out / "verdicts.jsonl", verdicts)
     result = {**win_rate(verdicts, seed, num_bootstrap), "names": names}
     atomic_write(call.out / "win_rate.json", json.dumps(result, indent=1) + "\n")

@@ -151,7 +151,7 @@ def _filters(call: StageCall, cleaning: Cleaning, known: list[Row], held_out: li
     filters: dict[str, Filter] = {
         "control_tokens": lambda rows: drop_control_tokens(rows, tokenizer),
         "length": lambda rows: keep_token_count(rows, count_tokens, cleaning.min_tokens, cleaning.max_tokens),
-        "repetition": drop_repetition,
+        "repetition": lambda rows: drop_repetition(rows, cleaning.max_repeated_share, part="prompt"),
         "exact_duplicates": lambda rows: exact_duplicates(rows, against=[*known, *held_out]),
         "decontaminate": lambda rows: decontaminate(
             rows, {"eval_prompts": held_out}, cleaning.decontaminate_threshold

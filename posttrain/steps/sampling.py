@@ -10,7 +10,6 @@ from posttrain.core.files import read_jsonl, read_rows, write_jsonl
 from posttrain.engines import device_of, open_engine, open_tokenizer, params_of
 from posttrain.stages import StageCall
 from synth.completions import sample_completions
-from synth.workers import sample_with_workers
 
 
 def sample(
@@ -23,6 +22,8 @@ def sample(
     tokenizer = open_tokenizer(model)
     params = params_of(sampling, tokenizer, model)
     if call.execution.workers > 1 and model is not None:
+        from synth.workers import sample_with_workers
+
         sample_with_workers(
             prompts,
             model_dir=model,
