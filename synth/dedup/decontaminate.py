@@ -25,18 +25,20 @@ def decontaminate(
 ) -> tuple[Kept, Dropped, dict[str, Any]]:
     """Drop rows that contain an evaluation prompt or the larger part of one, in any message of prompt or completion.
 
-    A row is flagged when it holds at least `threshold` of the n-grams of words of one item, not counting n-grams
-    that are boilerplate: those in `boilerplate`, and those found under `boilerplate_rows` or more different prompts of
-    the set (a shared template or system message). Tülu 3 (2411.15124, 3.2) counts all 8-grams, which flagged a third
-    of clean siblings of a template. A row that holds the whole item word for word is flagged however frequent its
-    n-grams are, else a leak would hide by being repeated. Case, punctuation and line breaks do not count.
+    A row is flagged when n-grams that it shares with one item cover at least `threshold` of the item's words, n-grams
+    that are boilerplate left out on both sides: those in `boilerplate`, and those found under `boilerplate_rows` or
+    more different prompts of the set (a shared template or system message). This is the rule of Tülu 3 (2411.15124,
+    3.2) but for the boilerplate, without which it flags a third of clean siblings of a template. A row that holds the
+    whole item word for word is flagged however frequent its n-grams are, else a leak would hide by being repeated.
+    Case, punctuation and line breaks do not count.
 
     Items with fewer than `min_informative` such n-grams cannot be judged by overlap: they are listed as `unjudgeable`
     and compared exactly, with each message and with the whole prompt; items of fewer than three words never flag.
 
     Args:
         evaluation_sets: rows with `prompt` by the name of their set; system messages are not part of an item.
-        threshold: share of an item's informative n-grams, in (0, 1].
+        threshold: share of an item's words that shared informative n-grams cover, in (0, 1]; words that stand in no
+            informative n-gram are not counted.
         ngram: words of an n-gram.
         boilerplate: texts whose n-grams say nothing, for example the template that rendered the rows.
 
@@ -109,6 +111,7 @@ class _Overlap:
     def close(self) -> None:
         """Fix what is informative, once all boilerplate is known."""
         self._num_informative = [len(item.grams - self._left_out) for item in self._items]
+        self._num_coverable = [item.num_covered(item.grams - self._left_out) for item in self._items]
         for number, item in enumerate(self._items):
             if self._num_informative[number] < self._min_informative and len(item.tokens) >= 3:
                 self._exact[item.tokens].append(number)
@@ -144,10 +147,9 @@ class _Overlap:
         item = self._items[number]
         if len(grams) == len(item.grams) and any(_holds(tokens, item.tokens) for tokens in token_lists):
             return 1.0
-        informative = self._num_informative[number]
-        if informative < self._min_informative:
+        if self._num_informative[number] < self._min_informative:
             return 0.0
-        return len(grams - self._left_out) / informative
+        return item.num_covered(grams - self._left_out) / self._num_coverable[number]
 
     def _exact_flags(self, tokens: list[str]) -> list[Row]:
         return [self._flag(number, 1.0, " ".join(tokens)) for number in self._exact.get(tuple(tokens), ())]

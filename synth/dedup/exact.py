@@ -16,7 +16,8 @@ from synth.rows import Row, completion_text, copies, prompt_messages, row_messag
 # Marks of a sentence. Signs that carry meaning (+ - * / < = % # brackets) stay: 3 - 2 is not 3 * 2.
 _SENTENCE_MARKS = ".,;:!?…\"'“”‘’„‚«»‹›¡¿—。、，！？；：「」『』।؟،؛"
 # Inside a word they count too: 3.5 is not 35. Three dots alone are still nothing.
-_AT_AN_EDGE = re.compile(f"(?<!\\S)[{_SENTENCE_MARKS}]+|[{_SENTENCE_MARKS}]+(?!\\S)")
+# Possessive, and from the start of a run of marks only: a megabyte of dots costs no more than one of letters.
+_AT_AN_EDGE = re.compile(f"(?<!\\S)[{_SENTENCE_MARKS}]++|(?<![{_SENTENCE_MARKS}])[{_SENTENCE_MARKS}]++(?!\\S)")
 
 
 def normalize(text: str) -> str:

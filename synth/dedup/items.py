@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,24 @@ class EvaluationItem:
         name: the item's id, or "row N".
         tokens: its words, normalised, without system messages.
         grams: its n-grams, each once.
+        ngram: words of an n-gram.
     """
 
     set_name: str
     name: str
     tokens: tuple[str, ...]
     grams: frozenset[str]
+    ngram: int
+
+    def num_covered(self, grams: Set[str]) -> int:
+        """Count the item's words that stand in one of these n-grams."""
+        covered = 0
+        end = 0
+        for start, gram in enumerate(ngrams(self.tokens, self.ngram)):
+            if gram in grams:
+                covered += start + self.ngram - max(start, end)
+                end = start + self.ngram
+        return covered
 
 
 def read_items(
@@ -51,7 +63,7 @@ def read_items(
                 prompts.append([{"role": m["role"], "content": m.get("content")} for m in prompt_messages(row)])
             except MalformedRow as error:
                 raise SynthError(f"evaluation set '{set_name}', {name}: {error}; give every item a prompt") from error
-            items.append(EvaluationItem(set_name, name, tokens, frozenset(ngrams(tokens, ngram))))
+            items.append(EvaluationItem(set_name, name, tokens, frozenset(ngrams(tokens, ngram)), ngram))
         sets[set_name] = {"num_items": len(prompts), "content_hash": content_hash(prompts)}
     return items, sets
 

@@ -21,7 +21,7 @@ Verdict = Literal["refusal", "apology", "none"]
 _OPENING_CHARACTERS = 250
 _MAX_REFUSAL_WORDS = 80
 _QUOTED = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|“[^”]*”|«[^»]*»|„[^“”]*[“”]|「[^」]*」|\"[^\"\n]*\"|(?<!\w)'[^'\n]{3,}'(?!\w)|^>.*$",
+    r"```.*?(?:```|\Z)|`[^`\n]{0,999}`|“[^”]{0,999}”|«[^»]{0,999}»|„[^“”]{0,999}[“”]|「[^」]{0,999}」|\"[^\"\n]{0,999}\"|(?<!\w)'[^'\n]{3,999}'(?!\w)|^>.*$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -105,12 +105,12 @@ def _phrases() -> tuple[re.Pattern[str], re.Pattern[str]]:
 def _pattern(name: str) -> re.Pattern[str]:
     text = files("synth.filters").joinpath(name).read_text(encoding="utf-8")
     lines = [line.strip() for line in text.splitlines()]
-    phrases = [fold(line) for line in lines if line and not line.startswith("#")]
-    # A word boundary only where the phrase begins with a letter of a spaced script; `…` stands for up to three words.
-    return re.compile(
-        "|".join(rf"(?<![^\W_]){_loose(phrase)}" if phrase.isascii() else _loose(phrase) for phrase in phrases)
-    )
+    return re.compile("|".join(_phrase(line) for line in lines if line and not line.startswith("#")))
 
 
-def _loose(phrase: str) -> str:
-    return r"(?:\W+\w+){0,3}?\W+".join(re.escape(part.strip()) for part in phrase.split("…"))
+def _phrase(line: str) -> str:
+    # Split first: NFKC makes three dots of the one character that stands for up to three words.
+    parts = [re.escape(fold(part.strip())) for part in line.split("…")]
+    phrase = r"(?:\W+\w+){0,3}?\W+".join(parts)
+    # A word boundary only before the letters of a spaced script.
+    return rf"(?<![^\W_]){phrase}" if line.isascii() or "…" in line else phrase

@@ -15,7 +15,9 @@ from synth.filters.partition import Dropped, Kept, partition
 from synth.rows import Row, completion_text, content_of, prompt_messages, prompt_text
 
 # Code, formulas, links and markup are Latin in every language, so they say nothing about it.
-_NO_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|<[^<>\n]*>|https?://\S+|\S+@\S+", re.DOTALL)
+_NO_LANGUAGE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|<[^<>\n]*>|https?://\S+|(?<!\S)[^\s@]++@\S+", re.DOTALL
+)
 _JAPANESE_KANA_SHARE = 0.1
 _NAMES = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA", "BOPOMOFO": "HAN"}
 
