@@ -8,10 +8,10 @@ third term, the difficulty of each instruction, is left out: it is estimated ove
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from posttrain.evaluate.intervals import CONFIDENCE
+from posttrain.evaluate.newton import minimize_each
 
 # One half win and one half loss at equal length: keeps the constant finite when A wins everywhere.
 PSEUDO_GAMES = 1.0
@@ -32,12 +32,13 @@ def length_controlled(
         Rate, low, high.
     """
     feature = length_feature(length_differences)
-    fitted = fit(preferences, feature, np.ones_like(preferences), np.zeros(2))
+    everyone = np.ones((1, preferences.size))
+    fitted = fit(preferences, feature, everyone, np.array([PSEUDO_GAMES]), np.zeros(2))[0]
     rng = np.random.default_rng(seed)
     share = np.full(preferences.size + 1, 1.0 / (preferences.size + 1))
     # The pseudo games are resampled with the prompts: else a unanimous judge would have an interval of no width.
     counts = rng.multinomial(preferences.size + 1, share, size=num_bootstrap).astype(float)
-    rates = [expit(fit(preferences, feature, row[:-1], fitted, PSEUDO_GAMES * row[-1])[0]) for row in counts]
+    rates = expit(fit(preferences, feature, counts[:, :-1], PSEUDO_GAMES * counts[:, -1], fitted)[:, 0])
     tail = (1.0 - CONFIDENCE) / 2
     low, high = np.quantile(rates, [tail, 1.0 - tail])
     rate = float(expit(fitted[0]))
@@ -53,25 +54,30 @@ def length_feature(length_differences: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    preferences: np.ndarray,
-    feature: np.ndarray,
-    weights: np.ndarray,
-    start: np.ndarray,
-    pseudo_games: float = PSEUDO_GAMES,
+    preferences_P: np.ndarray,
+    feature_P: np.ndarray,
+    weights_RP: np.ndarray,
+    pseudo_games_R: np.ndarray,
+    start_C: np.ndarray,
 ) -> np.ndarray:
-    """Fit the weighted, regularised logistic regression; the two coefficients are (constant, length term).
+    """Fit the weighted, regularised logistic regression for each of R weightings of P prompts.
 
-    The loss is strictly convex for ``pseudo_games`` > 0, and bounded by a wide normal prior on the constant else.
+    The loss is strictly convex: pseudo games pull on the constant, and wide normal priors on both coefficients.
+
+    Returns:
+        coefficients_RC, C = 2: the constant and the length term.
     """
+    design_PC = np.stack([np.ones_like(feature_P), feature_P], axis=1)
+    prior_C = np.array([1.0 / (4 * SLOPE_SCALE**2), 1.0 / SLOPE_SCALE**2])
 
-    def loss(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = coefficients[0] + coefficients[1] * feature
-        residual = weights * (expit(logits) - preferences)
-        constant, slope = coefficients
-        value = weights @ (np.logaddexp(0.0, logits) - preferences * logits)
-        value += pseudo_games * (np.logaddexp(0.0, constant) - 0.5 * constant)
-        value += (constant**2 / 4 + slope**2) / (2 * SLOPE_SCALE**2)
-        pull = pseudo_games * (expit(constant) - 0.5) + constant / (4 * SLOPE_SCALE**2)
-        return float(value), np.array([residual.sum() + pull, residual @ feature + slope / SLOPE_SCALE**2])
+    def derivatives(coefficients_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        chance_RP = expit(coefficients_RC @ design_PC.T)
+        at_zero_R = expit(coefficients_RC[:, 0])
+        gradient_RC = (weights_RP * (chance_RP - preferences_P)) @ design_PC + coefficients_RC * prior_C
+        gradient_RC[:, 0] += pseudo_games_R * (at_zero_R - 0.5)
+        curve_RP = weights_RP * chance_RP * (1.0 - chance_RP)
+        hessian_RCC = np.einsum("rp,pc,pd->rcd", curve_RP, design_PC, design_PC, optimize=True) + np.diag(prior_C)
+        hessian_RCC[:, 0, 0] += pseudo_games_R * at_zero_R * (1.0 - at_zero_R)
+        return gradient_RC, hessian_RCC
 
-    return minimize(loss, start, jac=True, method="BFGS").x
+    return minimize_each(derivatives, np.tile(start_C, (len(weights_RP), 1)))

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
+from scipy.special import expit
 
 from posttrain.core.errors import DataError
 from posttrain.evaluate.intervals import CONFIDENCE
+from posttrain.evaluate.newton import minimize_each
 from posttrain.evaluate.win_rate import average_by_prompt, check_verdicts
 
 Row = dict[str, Any]
@@ -49,11 +49,11 @@ def ratings(
     pseudo_2MM = _pseudo_games(wins_PMM.sum(axis=0))
     wins = np.concatenate([wins_PMM, pseudo_2MM]).reshape(num_prompts + 2, -1)
     size = len(models)
-    strengths = fit_strengths(wins.sum(axis=0).reshape(size, size), np.zeros(size))
+    strengths = fit_strengths(wins.sum(axis=0).reshape(1, size, size), np.zeros(size))[0]
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(num_prompts + 2, np.full(num_prompts + 2, 1.0 / (num_prompts + 2)), size=num_bootstrap)
     resampled = counts.astype(float) @ wins
-    draws = np.array([fit_strengths(row.reshape(size, size), strengths) for row in resampled]) * POINTS_PER_LOGIT
+    draws = fit_strengths(resampled.reshape(-1, size, size), strengths) * POINTS_PER_LOGIT
     points = strengths * POINTS_PER_LOGIT
     tail = (1.0 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
@@ -68,23 +68,29 @@ def ratings(
     ]
 
 
-def fit_strengths(wins_MM: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Fit strengths in logits, with the first model at 0.
+def fit_strengths(wins_RMM: np.ndarray, start_M: np.ndarray) -> np.ndarray:
+    """Fit strengths in logits, the first model at 0, for each of R tables of wins.
 
     Args:
-        wins_MM: entry (i, j) is how often i beat j; shares of a win are allowed.
-        start: strengths to start from.
+        wins_RMM: entry (r, i, j) is how often i beat j in table r; shares of a win are allowed.
+        start_M: strengths to start from.
+
+    Returns:
+        strengths_RM.
     """
+    prior = np.eye(wins_RMM.shape[1]) / STRENGTH_SCALE**2
+    games_RMM = wins_RMM + wins_RMM.swapaxes(1, 2)
 
-    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
-        differences = strengths[:, None] - strengths[None, :]
-        surprise = wins_MM * expit(-differences)
-        value = -np.sum(wins_MM * log_expit(differences)) + np.sum(strengths**2) / (2 * STRENGTH_SCALE**2)
-        gradient = surprise.sum(axis=0) - surprise.sum(axis=1) + strengths / STRENGTH_SCALE**2
-        return float(value), gradient
+    def derivatives(strengths_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        chance_RMM = expit(strengths_RM[:, :, None] - strengths_RM[:, None, :])
+        surprise_RMM = wins_RMM * (1.0 - chance_RMM)
+        gradient_RM = surprise_RMM.sum(axis=1) - surprise_RMM.sum(axis=2) + strengths_RM / STRENGTH_SCALE**2
+        weight_RMM = games_RMM * chance_RMM * (1.0 - chance_RMM)
+        diagonal_RMM = weight_RMM.sum(axis=2)[:, :, None] * np.eye(weight_RMM.shape[1])
+        return gradient_RM, diagonal_RMM - weight_RMM + prior
 
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B").x
-    return fitted - fitted[0]
+    fitted_RM = minimize_each(derivatives, np.tile(start_M, (len(wins_RMM), 1)))
+    return fitted_RM - fitted_RM[:, :1]
 
 
 def _models(matches: Mapping[tuple[str, str], Iterable[Row]], base: str) -> list[str]:

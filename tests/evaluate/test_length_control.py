@@ -41,7 +41,8 @@ def test_all_wins_stay_finite_and_below_one():
 def test_planted_coefficients_are_recovered_from_soft_preferences():
     feature = length_feature(np.linspace(-3.0, 3.0, 4000))
     preferences = 1 / (1 + np.exp(-(0.4 + 1.5 * feature)))
-    assert fit(preferences, feature, np.ones(4000), np.zeros(2)) == pytest.approx([0.4, 1.5], abs=0.01)
+    fitted = fit(preferences, feature, np.ones((1, 4000)), np.ones(1), np.zeros(2))[0]
+    assert fitted == pytest.approx([0.4, 1.5], abs=0.01)
 
 
 def test_feature_is_tanh_of_standardised_differences():
