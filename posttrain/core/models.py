@@ -195,7 +195,12 @@ def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str])
     base_dir = adapter_base(adapter_dir)
     stored = set(load_file(Path(adapter_dir, "adapter_model.safetensors")))
     base_may_lack = {*may_lack, *(_HEAD for key in stored if key.endswith(_HEAD))}
-    base = _load_whole(loader, base_dir, torch.float32, base_may_lack)
+    base: Any
+    if is_adapter(base_dir):  # an adapter on an adapter: transformers would leave the lower one out of the merge
+        base = _load_adapted(loader, base_dir, base_may_lack).merge_and_unload()
+        base.__dict__.pop("peft_config", None)
+    else:
+        base = _load_whole(loader, base_dir, torch.float32, base_may_lack)
     if getattr(base.config, "quantization_config", None) is not None:
         raise ModelError(f"the base model {base_dir} is quantised; an adapter is merged into the unquantised weights")
     config = PeftConfig.from_pretrained(str(adapter_dir))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.core.files import atomic_write
 from posttrain.core.models import model_hash
@@ -19,12 +20,14 @@ MAX_MERGE_DELTA = 1e-4
 """Largest difference of outputs between merged and unmerged weights, relative to the largest output above 1."""
 
 
-def merge_checked(model: PeftModel, probe: list[int], folder: Path, base_dir: Path) -> Any:
+def merge_checked(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: list[int], folder: Path, base_dir: Path
+) -> Any:
     """Save the adapters, merge them into the float32 weights, and compare outputs before and after.
 
     Args:
         probe: token ids to compare on.
-        folder: receives the adapters, and the content hash of the weights they belong to.
+        folder: receives the adapters, the tokenizer, and the content hash of the weights they belong to.
         base_dir: the folder whose weights the adapters were trained on.
 
     Returns:
@@ -37,7 +40,10 @@ def merge_checked(model: PeftModel, probe: list[int], folder: Path, base_dir: Pa
     device = next(model.parameters()).device
     ids_BT = torch.tensor([probe], device=device)
     before = _output(model, ids_BT)
+    # peft would name the folder that the config remembers: the base under an SFT adapter, not the SFT policy.
+    model.active_peft_config.base_model_name_or_path = str(base_dir.resolve())
     model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
     atomic_write(folder / "base.json", json.dumps({"model_hash": model_hash(base_dir)}))
     merged = model.merge_and_unload(safe_merge=True)
     delta = float((_output(merged, ids_BT) - before).abs().max())

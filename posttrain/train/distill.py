@@ -34,6 +34,7 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
+    trainable,
     training_arguments,
 )
 
@@ -82,7 +83,7 @@ def train_distill(
     job.seed_everything()
     plan = plan_steps(len(dataset), config)
     trainer = DistillTrainer(
-        model=load_causal_lm(job.model_dir, dtype="float32"),
+        model=trainable(load_causal_lm(job.model_dir, dtype="float32")),
         args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
         train_dataset=dataset,
         processing_class=tokenizer,

@@ -40,6 +40,7 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
+    trainable,
     training_arguments,
 )
 
@@ -80,7 +81,7 @@ def train_dpo(
     dataset, intake = tokenize_pairs(rows, tokenizer, config, config.mask_format_tokens)
     identity = fingerprint(dataset)
     job.seed_everything()
-    model = load_causal_lm(job.model_dir, dtype="float32", device=job.device)
+    model = trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
     pad_id = tokenizer.pad_token_id
     dataset = add_reference(dataset, model, pad_id, job)
     plan = plan_steps(len(dataset), config)

@@ -38,6 +38,7 @@ from posttrain.train.trainer import (
     make_loader,
     plan_steps,
     run,
+    trainable,
     training_arguments,
 )
 from reward.agreement import reward_model_report
@@ -81,7 +82,7 @@ def train_reward_model(
     pairs, held_out = split_by_prompt(pairs, config.held_out)
     dataset, intake = tokenize_pairs(pairs, tokenizer, config, mask_format_tokens=False)
     job.seed_everything()
-    model = init_reward_model(job.model_dir, job.seed, dtype="float32")
+    model = trainable(init_reward_model(job.model_dir, job.seed, dtype="float32"))
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,

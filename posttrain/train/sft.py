@@ -36,6 +36,7 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
+    trainable,
     training_arguments,
 )
 
@@ -74,7 +75,7 @@ def train_sft(
     tokenizer = load_tokenizer(job.model_dir)
     dataset, intake = tokenize_rows(rows, tokenizer, config)
     job.seed_everything()
-    model = load_causal_lm(job.model_dir, dtype="float32")
+    model = trainable(load_causal_lm(job.model_dir, dtype="float32"))
     plan = plan_steps(len(dataset), config)
     trainer = SFTTrainer(
         model=model,

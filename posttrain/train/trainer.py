@@ -188,6 +188,11 @@ def make_loader(job: Job, plan: Plan, lengths: Array, collate: Callable[[list[in
     return EpochLoader(batches, len(lengths), collate)
 
 
+def trainable(model: Any) -> Any:
+    """Let all weights be trained: those that were merged with an adapter come frozen."""
+    return model.requires_grad_(True)
+
+
 def restore_forward(model: Any) -> None:
     """Take TRL's replacement of `forward` off again: a copy of the model would run the original's weights with it."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -249,7 +254,7 @@ def _checkpoint_of(job: Job, data: Any) -> Path | None:
 def _save(job: Job, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, probe: list[int]) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if isinstance(model, PeftModel):
-        model = merge_checked(model, probe, job.out_dir / ADAPTER_FOLDER, job.model_dir)
+        model = merge_checked(model, tokenizer, probe, job.out_dir / ADAPTER_FOLDER, job.model_dir)
     save_model(model, tokenizer, job.out_dir)
     shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
 
