@@ -18,7 +18,9 @@ def label_file(run: Runner, label: str, section: AnnotateConfig, number: int) ->
     assert isinstance(section.annotator, FileAnnotator)
     path = section.annotator.path.replace("{round}", str(number))
     rows = section.annotator.model_copy(update={"path": path})
-    return run.stage(label, "label_file", annotator=rows, content=sha256_file(path), round=number, min_strength=section.min_strength)
+    return run.stage(
+        label, "label_file", annotator=rows, content=sha256_file(path), round=number, min_strength=section.min_strength
+    )
 
 
 def label_completions(

@@ -101,7 +101,9 @@ def _run_verb(verbs: argparse._SubParsersAction, name: str, function: str, text:
 def _add_inspection(verbs: argparse._SubParsersAction) -> None:
     parser = _run_verb(verbs, "report", "inspection:report", "write the HTML page, or print the same as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser = _run_verb(verbs, "trace", "inspection:trace", "follow a row: prompt, samples, scores, decisions, checkpoints")
+    parser = _run_verb(
+        verbs, "trace", "inspection:trace", "follow a row: prompt, samples, scores, decisions, checkpoints"
+    )
     parser.add_argument("row_id", help="prompt_id, or prompt_id:sample_index")
     _run_verb(verbs, "verify", "inspection:verify", "compare every artifact's bytes with its manifest")
     parser = _run_verb(verbs, "export", "inspection:export", "copy a model of a run as a plain Hugging Face folder")
@@ -153,7 +155,9 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--out", help="folder; not needed with --show-tokens")
     parser.add_argument("--teacher", help="Hugging Face folder, for distill")
-    parser.add_argument("--show-tokens", action="store_true", help="train nothing; show the first rows with their masks")
+    parser.add_argument(
+        "--show-tokens", action="store_true", help="train nothing; show the first rows with their masks"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example learning_rate=1e-5 epochs=1")
 
     parser = _verb(verbs, "winrate", "files:winrate", "compare the completions of two models")

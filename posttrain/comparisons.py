@@ -9,7 +9,7 @@ from posttrain.config import EndpointModel, LLMJudge, RewardModelJudge
 from posttrain.functions import function_content
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
-from posttrain.sources import Teacher, derive_seed, import_model, sampling_of
+from posttrain.sources import Teacher, derive_seed, import_model, sampling_of, text_content
 from posttrain.store.artifacts import Artifact
 
 
@@ -48,7 +48,10 @@ def win_rate(
     }
     if isinstance(judge, LLMJudge):
         weights = {} if isinstance(judge.model, EndpointModel) else {"judge": import_model(run, "judge", judge.model)}
-        return run.stage(label, "judged_win_rate", {"a": a.completions, "b": b.completions, **weights}, judge=judge, **settings)
+        inputs = {"a": a.completions, "b": b.completions, **weights}
+        return run.stage(
+            label, "judged_win_rate", inputs, judge=judge, content=text_content(judge.template), **settings
+        )
     scores = [_scores(recipe, run, evaluated, reward_model) for evaluated in (a, b)]
     return run.stage(label, "win_rate", {"a": scores[0], "b": scores[1]}, **settings)
 
@@ -71,12 +74,14 @@ def _scores(recipe: Recipe, run: Runner, evaluated: Evaluated, reward_model: Art
     if isinstance(judge, RewardModelJudge):
         model = reward_model if judge.model is None else import_model(run, "judge", judge.model)
         assert model is not None
+        if judge.model is None:  # every round's reward model scores the same answers anew
+            label = f"{label}_by_{model.address}"
         return run.stage(label, "score", {"completions": [evaluated.completions], "reward_model": model})
     assert not isinstance(judge, LLMJudge)
     return run.stage(
         label,
         "verify",
         {"completions": evaluated.completions},
-        function=judge.function,
+        judge=judge,
         content=function_content(judge.function),
     )

@@ -10,9 +10,10 @@ RF = RLHF Workflow (2405.07863), SI = Self-Instruct (2212.10560), MP = Magpie (2
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -32,9 +33,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic reads true as 1, so `epochs: yes` would train for one epoch.
+        if isinstance(value, bool) and bool not in _types_in(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("a truth value stands where something else is expected; write the number or text")
+        return value
+
     def identity(self) -> dict[str, Any]:
         """Return the fields that say what is asked, as plain JSON values; those that say how are left out."""
         return plain(self)
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Return an annotation and all types inside it."""
+    return {annotation}.union(*(_types_in(part) for part in get_args(annotation) if isinstance(part, type | UnionType)))
 
 
 def plain(value: Any) -> Any:
@@ -77,7 +91,9 @@ class HubModel(Section):
     @classmethod
     def _pinned(cls, revision: str) -> str:
         if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
-            raise ValueError(f"'{revision}' is not a 40-hex commit; a branch moves: copy the commit from the repository's history")
+            raise ValueError(
+                f"'{revision}' is not a 40-hex commit; a branch moves: copy the commit from the repository's history"
+            )
         return revision
 
 
@@ -142,7 +158,9 @@ class PolicyModel(Section):
 
 
 WeightsModel = Annotated[FolderModel | HubModel | PracticeModel, Field(discriminator="kind")]
-TeacherModel = Annotated[FolderModel | HubModel | PracticeModel | EndpointModel | PolicyModel, Field(discriminator="kind")]
+TeacherModel = Annotated[
+    FolderModel | HubModel | PracticeModel | EndpointModel | PolicyModel, Field(discriminator="kind")
+]
 
 
 # --------------------------------------------------------------------------------------------------- prompts
@@ -179,7 +197,7 @@ class SelfInstruct(Section):
     """Demonstrations per request; SI uses 8."""
     num_machine: NaturalInt = 2
     """Of these, how many come from what the teacher wrote itself; SI shows 2."""
-    template: str = "self_instruct"
+    template: str = how("self_instruct")
     """`self_instruct`, `self_instruct_one`, `practice` (for practice models), or a .txt file with {demonstrations} in it."""
     temperature: PositiveFloat = 0.7
     """SI: 0.7."""
@@ -225,7 +243,7 @@ class Cleaning(Section):
     """Share of an evaluation prompt's informative 8-grams (T3: 8-grams, 50 %) at which a prompt is dropped."""
     script_match: bool = False
     """Drop prompts that mix writing systems."""
-    check: str | None = None
+    check: str | None = how(None)
     """`check(prompt) -> reason or None` as FILE.py:FUNCTION or package.module:function: drops what your world cannot use."""
     max_drop_rate: Probability = 0.95
     """Past this share of drops the stage fails and names the top reasons."""
@@ -254,9 +272,9 @@ class VerifierAnnotator(Section):
     """A verifier labels: its score decides the order."""
 
     kind: Literal["verifier"] = "verifier"
-    function: str
+    function: str = Field(json_schema_extra={"how": True})
     """FILE.py:FUNCTION or package.module:function, with interface.md's signature `verify(prompt, completion, row)`."""
-    edit_function: str | None = None
+    edit_function: str | None = how(None)
     """`correct(prompt) -> str | None`, named as above: writes the edited answer where no sample is good (edited > chosen > rejected)."""
     edit_below: float = 1.0
     """Prompts whose best sample scores below this get an edited answer, where one can be written."""
@@ -268,7 +286,7 @@ class JudgeAnnotator(Section):
     kind: Literal["judge"] = "judge"
     model: TeacherModel
     """The judge."""
-    template: str | None = None
+    template: str | None = how(None)
     """Text file of the judge prompt; the built-in one when absent. Its text is part of the address."""
     max_completion_tokens: PositiveInt = 512
     """Longest verdict, in tokens."""
@@ -509,8 +527,8 @@ class VerifierJudge(Section):
     """A verifier's score decides; equal scores tie."""
 
     kind: Literal["verifier"] = "verifier"
-    function: str
-    """As in annotate."""
+    function: str = Field(json_schema_extra={"how": True})
+    """As in annotate. Its identity is its name and the content of its file, not where that lies."""
 
 
 class RewardModelJudge(Section):
@@ -527,6 +545,8 @@ class LLMJudge(Section):
     kind: Literal["llm"] = "llm"
     model: Annotated[FolderModel | HubModel | EndpointModel, Field(discriminator="kind")]
     """The judge."""
+    template: str | None = how(None)
+    """Text file of the judge prompt; the built-in one when absent. Its text is part of the address."""
     max_completion_tokens: PositiveInt = 512
     """Longest verdict, in tokens."""
 

@@ -61,9 +61,7 @@ def params_of(sampling: dict[str, Any], tokenizer: Any, model_dir: Path | None) 
     )
 
 
-def text_generator(
-    engine: Engine, tokenizer: Any, params: SamplingParams, date: str | None = None
-) -> GenerateText:
+def text_generator(engine: Engine, tokenizer: Any, params: SamplingParams, date: str | None = None) -> GenerateText:
     """Return a function from conversations to replies, for generators and judges that only want text."""
 
     def generate(conversations: list[list[Message]], seed: int) -> list[tuple[str, str]]:

@@ -39,7 +39,7 @@ def _measured(metrics: Mapping[str, Any]) -> Counts:
 def _bound(stage: Mapping[str, Any], known: Mapping[str, Counts]) -> Counts:
     config, name = stage["config"], stage["stage"]
     if name == "source_prompts":
-        return _source_rows(config["source"]) // config["num_parts"], None
+        return -(-_source_rows(config["source"]) // config["num_parts"]), None
     if name in ("self_instruct", "magpie"):
         generator = config["generator"]
         return generator.num_prompts, generator.num_prompts * generator.max_completion_tokens

@@ -13,14 +13,14 @@ from reward.verifiers.child import load_function as import_function
 
 
 def function_content(spec: str | None) -> str | None:
-    """Return the hash of the file in which a function named `FILE.py:NAME` or `package.module:name` stands.
+    """Return what names a function `FILE.py:NAME` or `package.module:name`: the hash of its file, and its own name.
 
     Raises:
         DataError: There is no such file or module.
     """
     if spec is None:
         return None
-    return sha256_file(function_file(spec))
+    return f"{sha256_file(function_file(spec))}:{spec.rpartition(':')[2]}"
 
 
 def function_file(spec: str) -> Path:

@@ -151,13 +151,23 @@ def recipe_json(recipe: Recipe) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice; YAML itself keeps the last one silently."""
+    """SafeLoader that refuses a key given twice (YAML keeps the last one silently) and leaves dates as text."""
+
+    yaml_implicit_resolvers = {
+        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            line = key_node.start_mark.line + 1
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is no text (line {line}); put it in quotes"
+            )
         if key in seen:
             line = key_node.start_mark.line + 1
             raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice (line {line})")
@@ -182,7 +192,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise RecipeError(f"recipe {path} holds {type(data).__name__}, expected a mapping of sections; see docs/recipes.md")
+        raise RecipeError(
+            f"recipe {path} holds {type(data).__name__}, expected a mapping of sections; see docs/recipes.md"
+        )
     return data
 
 
@@ -209,10 +221,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise RecipeError(f"override '{override}' is not key=value, for example train.dpo.beta=0.05")
     *parents, last = key.strip().split(".")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"override '{override}': the value is not YAML: {' '.join(str(error).split())}") from error
+    value = read_value(override, text)
     target: Any = data
     for parent in parents:
         target = _child(target, parent, override)
@@ -221,6 +230,18 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         target[_index(target, last, override)] = value
     else:
         target[last] = value
+
+
+def read_value(item: str, text: str) -> Any:
+    """Read the value of a `key=value` item as YAML.
+
+    Raises:
+        RecipeError: It is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"'{item}': the value is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _child(target: Any, key: str, override: str) -> Any:
@@ -235,8 +256,10 @@ def _child(target: Any, key: str, override: str) -> Any:
 
 
 def _index(items: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(items):
-        raise RecipeError(f"override '{override}': '{key}' is no position in a list of {len(items)} (positions start at 0)")
+    if not key.isdecimal() or int(key) >= len(items):
+        raise RecipeError(
+            f"override '{override}': '{key}' is no position in a list of {len(items)} (positions start at 0)"
+        )
     return int(key)
 
 

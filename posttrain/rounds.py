@@ -53,7 +53,7 @@ def run_round(recipe: Recipe, run: Runner, state: State, number: int) -> None:
 
 def prepare(recipe: Recipe, run: Runner) -> State:
     """Make what all rounds share: base, teacher, seed prompts, held-out prompts and the base's own evaluation."""
-    base = import_model(run, "base", recipe.base)
+    base = import_model(run, "base/model", recipe.base)
     held_out = prompts_of_source(recipe, run, "eval_prompts", recipe.evaluate.prompts, "evaluate", exclude=[])
     seeds = prompts_of_source(recipe, run, "seed_prompts", recipe.prompts.seed_prompts, "seeds", exclude=[held_out])
     teacher = None if isinstance(recipe.teacher, PolicyModel) else import_teacher(run, "teacher", recipe.teacher)

@@ -154,7 +154,13 @@ class RunRecord:
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / "run.json"
-        self.data: dict[str, Any] = {"state": "running", "pid": os.getpid(), "started": time.time(), "stages": [], "names": {}}
+        self.data: dict[str, Any] = {
+            "state": "running",
+            "pid": os.getpid(),
+            "started": time.time(),
+            "stages": [],
+            "names": {},
+        }
 
     def begin(self, recipe: Recipe, planned: Sequence[Mapping[str, Any]]) -> None:
         """Write the resolved recipe and the list of stages that are planned."""
@@ -199,5 +205,3 @@ class RunRecord:
 
     def _write(self) -> None:
         atomic_write(self.path, json.dumps(self.data, indent=1, ensure_ascii=False) + "\n")
-
-

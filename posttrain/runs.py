@@ -116,7 +116,9 @@ def table_of_rounds(found: Run) -> str:
         lines.append(f"{'student':<22}{'over own base':>24}{'over teacher':>24}")
     for student in students:
         label = f"students/{student['name']}/eval"
-        lines.append(f"{student['name']:<22}{_rate(found, f'{label}/win_rate_vs_own_base')}{_rate(found, f'{label}/win_rate_vs_teacher')}")
+        lines.append(
+            f"{student['name']:<22}{_rate(found, f'{label}/win_rate_vs_own_base')}{_rate(found, f'{label}/win_rate_vs_teacher')}"
+        )
     return "\n".join(lines)
 
 

@@ -6,11 +6,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from posttrain.config import LoraConfig, Section
-from posttrain.recipe import RecipeError
+from posttrain.recipe import RecipeError, read_value
 
 S = TypeVar("S", bound=Section)
 
@@ -25,25 +24,40 @@ def read_settings(section: type[S], items: Sequence[str], defaults: Mapping[str,
     Raises:
         RecipeError: Lists every fault: an unknown key (with a suggestion), a wrong type, a value out of range.
     """
-    data: dict[str, Any] = dict(defaults)
+    data: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in defaults.items()
+    }
     faults: list[str] = []
     for item in items:
         key, separator, text = item.partition("=")
         if not separator or not key:
             faults.append(f"'{item}' is not key=value, for example learning_rate=1e-5")
             continue
-        target = data
-        *parents, last = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(text)
+        try:
+            _put(data, key, read_value(item, text))
+        except RecipeError as error:
+            faults.append(str(error))
     try:
         result = section.model_validate(data)
     except ValidationError as error:
         faults += [_describe(section, item) for item in error.errors()]
     if faults:
-        raise RecipeError(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the settings:\n" + "\n".join(f"  - {f}" for f in faults))
+        raise RecipeError(
+            f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the settings:\n"
+            + "\n".join(f"  - {f}" for f in faults)
+        )
     return result
+
+
+def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if data.get(parent) is None:
+            data[parent] = {}
+        if not isinstance(data[parent], dict):
+            raise RecipeError(f"{key}: '{parent}' is the value {data[parent]!r}, which has no parts")
+        data = data[parent]
+    data[last] = value
 
 
 def _describe(section: type[Section], error: Any) -> str:

@@ -93,6 +93,6 @@ def prompts_of_source(
     )
 
 
-def text_content(path: str | None) -> str | None:
-    """Return the hash of a text file that shapes a result (a template); None for a built-in name."""
-    return sha256_file(path) if path and path.endswith(".txt") else None
+def text_content(template: str | None) -> str | None:
+    """Return what names a template: the hash of a text file, or the name of a built-in one."""
+    return sha256_file(template) if template and template.endswith(".txt") else template

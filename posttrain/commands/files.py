@@ -7,7 +7,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from posttrain.config import DistillConfig, DPOConfig, Execution, RewardModelConfig, SFTConfig, TrainConfig
 from posttrain.core.errors import DataError
@@ -71,7 +70,9 @@ def train(args: Namespace) -> None:
     from posttrain.settings import read_settings
     from posttrain.train.run import show_tokens, train_file
 
-    defaults = {"epochs": 1.0} if not {"epochs", "max_steps"} & {item.partition("=")[0] for item in args.overrides} else {}
+    defaults = (
+        {"epochs": 1.0} if not {"epochs", "max_steps"} & {item.partition("=")[0] for item in args.overrides} else {}
+    )
     config = read_settings(CONFIGS[args.kind], args.overrides, defaults)
     model = resolve(args.model)
     check_model_dir(model)
@@ -83,7 +84,9 @@ def train(args: Namespace) -> None:
     if args.kind == "distill" and args.teacher is None and config.identity()["method"] != "sequence":
         raise DataError("train distill needs --teacher DIR (a Hugging Face folder), or method=sequence")
     teacher = None if args.teacher is None else resolve(args.teacher)
-    metrics = train_file(args.kind, model, Path(args.data), Path(args.out), config, teacher, Execution(), _progress("steps"))
+    metrics = train_file(
+        args.kind, model, Path(args.data), Path(args.out), config, teacher, Execution(), _progress("steps")
+    )
     print(json.dumps(metrics, indent=1, ensure_ascii=False))
 
 

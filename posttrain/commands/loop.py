@@ -143,4 +143,3 @@ def _explain(found: Run, row: dict[str, Any], indent: str) -> None:
         if f"{other['stage']}/{other['address']}" in inputs:
             inputs.discard(f"{other['stage']}/{other['address']}")
             _explain(found, other, indent + "    ")
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,10 +36,17 @@ def collect(found: Run) -> dict[str, Any]:
         "funnel": {str(number): _funnel(found, number) for number in numbers},
         "reward_model": {str(number): dict(metrics) for number in numbers if (metrics := _reward_model(found, number))},
         "training": dict(_curves(artifacts)),
-        "best_of_k": {f"round {n}": curve for n in numbers if (curve := best_of_k_curve(_rows(found, n, "scores", "scored")))},
+        "best_of_k": {
+            f"round {n}": curve for n in numbers if (curve := best_of_k_curve(_rows(found, n, "scores", "scored")))
+        },
         "samples": [row for number in numbers for row in _samples(found, number)],
         "stages": [
-            {"name": row["label"], "seconds": _seconds(artifacts, row), "address": row["address"], "status": row["status"]}
+            {
+                "name": row["label"],
+                "seconds": _seconds(artifacts, row),
+                "address": row["address"],
+                "status": row["status"],
+            }
             for row in found.record["stages"]
         ],
         "config": found.recipe,
@@ -71,21 +79,24 @@ def _rate(found: Run, label: str) -> dict[str, Any]:
 
 
 def _reward_model(found: Run, number: int) -> Mapping[str, Any] | None:
-    return found.metrics(f"round_{number}/reward_model")
+    """Return the reward model's own report on held-out prompts; a given one has none."""
+    artifact = found.artifact(f"round_{number}/reward_model")
+    path = Path() if artifact is None else artifact.path / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _data(found: Run, number: int) -> dict[str, int | None]:
     clean = found.metrics(f"round_{number}/prompts/clean") or {}
     selected = found.metrics(f"round_{number}/select") or {}
     written, kept = clean.get("num_written"), clean.get("num_prompts")
-    samples = [metrics.get("num_completions_written") for metrics in _sample_metrics(found, number)]
+    samples = [metrics.get("num_completions") for metrics in _sample_metrics(found, number)]
     return {
         "prompts": written,
         "kept": kept,
         "dropped": None if written is None or kept is None else written - kept,
         "completions": sum(count for count in samples if count is not None) if samples else None,
-        "sft_rows": selected.get("num_sft"),
-        "pairs": selected.get("num_pairs"),
+        "sft_rows": selected.get("sft_rows"),
+        "pairs": selected.get("pairs"),
     }
 
 

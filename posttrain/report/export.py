@@ -39,7 +39,7 @@ def export_model(found: Run, name: str, out: Path) -> Path:
 
 def model_labels(found: Run) -> dict[str, str]:
     """Return the label of every model that can be exported, by the name a person types."""
-    labels = {"best": "best", "base": "base", "teacher": "teacher"}
+    labels = {"best": "best", "base": "base/model", "teacher": "teacher"}
     labels |= {f"round_{number}": f"round_{number}/policy" for number in range(1, found.num_rounds + 1)}
     labels |= {student["name"]: f"students/{student['name']}/policy" for student in found.recipe["students"]}
     return labels

@@ -13,6 +13,7 @@ from posttrain.core.models import load_reward_model
 from posttrain.engines import device_of
 from posttrain.functions import load_function
 from posttrain.stages import StageCall
+from posttrain.steps.judging import judge_rows
 from reward.preferences import STRENGTHS, Labels, label, rankings_to_pairs
 from reward.score import score_rows
 from reward.verifiers.runner import run_verifier
@@ -39,8 +40,6 @@ def label_completions(
         model = load_reward_model(call.inputs["model"], device=device_of(call.execution))
         rows = score_rows(rows, model, load_tokenizer(call.inputs["model"]), call.execution.max_batch_tokens)
     elif isinstance(annotator, JudgeAnnotator):
-        from posttrain.steps.judging import judge_rows
-
         rows = judge_rows(call, annotator, rows, seed)
     labels = label(rows, strengths, min_strength, edited, seed=seed)
     return _write(call, labels, round)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from posttrain.config import GateConfig
+from posttrain.config import GateConfig, VerifierJudge
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.evaluate.gate import gate
 from posttrain.evaluate.rating import ratings
@@ -17,9 +17,9 @@ from reward.verifiers.runner import run_verifier
 Row = dict[str, Any]
 
 
-def verify(call: StageCall, function: str, content: str) -> dict[str, Any]:
+def verify(call: StageCall, judge: VerifierJudge, content: str) -> dict[str, Any]:
     """Score held-out answers with a verifier; an answer that it could not judge has no score and is counted."""
-    rows = run_verifier(function, read_rows(call.inputs["completions"] / "completions.jsonl"))
+    rows = run_verifier(judge.function, read_rows(call.inputs["completions"] / "completions.jsonl"))
     write_jsonl(call.out / "scored.jsonl", rows)
     scores = [row["score"] for row in rows if row.get("score") is not None]
     return {

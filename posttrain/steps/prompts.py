@@ -153,9 +153,9 @@ def _filters(call: StageCall, cleaning: Cleaning, known: list[Row], held_out: li
         "length": lambda rows: keep_token_count(rows, count_tokens, cleaning.min_tokens, cleaning.max_tokens),
         "repetition": lambda rows: drop_repetition(rows, cleaning.max_repeated_share, part="prompt"),
         "exact_duplicates": lambda rows: exact_duplicates(rows, against=[*known, *held_out]),
-        "decontaminate": lambda rows: decontaminate(
-            rows, {"eval_prompts": held_out}, cleaning.decontaminate_threshold
-        )[:2],
+        "decontaminate": lambda rows: decontaminate(rows, {"eval_prompts": held_out}, cleaning.decontaminate_threshold)[
+            :2
+        ],
     }
     if cleaning.check is not None:
         check = load_function(cleaning.check)

@@ -67,7 +67,8 @@ def _forget_system(call: StageCall) -> None:
     path = call.out / "completions.jsonl"
     rows = [row for _, row in read_jsonl(path)]
     own = [
-        {key: value for key, value in row.items() if key != "own_prompt"} | {"prompt": row.get("own_prompt", row["prompt"])}
+        {key: value for key, value in row.items() if key != "own_prompt"}
+        | {"prompt": row.get("own_prompt", row["prompt"])}
         for row in rows
     ]
     write_jsonl(path, own)

@@ -63,7 +63,9 @@ class ArtifactStore:
         path = self.root / "artifacts" / stage / address
         return Artifact(stage, address, path, read_manifest(path))
 
-    def build(self, asked: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any]], how: Mapping[str, Any]) -> Artifact:
+    def build(
+        self, asked: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any]], how: Mapping[str, Any]
+    ) -> Artifact:
         """Return the artifact, running `fill` if it is not there; two processes asking for it build it once.
 
         `fill` gets a working directory that survives a crash: what an interrupted run left in it is found again. The
@@ -123,7 +125,9 @@ def read_manifest(path: Path) -> Mapping[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise StorageError(f"manifest {path / MANIFEST} cannot be read ({error}); remove {path} to have it made again") from error
+        raise StorageError(
+            f"manifest {path / MANIFEST} cannot be read ({error}); remove {path} to have it made again"
+        ) from error
 
 
 def damaged_files(artifact: Artifact) -> list[str]:
@@ -173,7 +177,12 @@ def _git_commit() -> str | None:
     """Return the commit of the code that runs, None outside a checkout."""
     try:
         reply = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -44,5 +44,3 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flatten(item, f"{path}.{index}")
     else:
         yield path, value
-
-

@@ -12,7 +12,17 @@ from posttrain.store.artifacts import Artifact
 Row = Mapping[str, Any]
 # What a file's rows mean for the row that is followed.
 TRAINING_FILES = {"sft": "sft.jsonl", "dpo": "pairs.jsonl", "reward_model": "preferences.jsonl"}
-SHOWN = ("score", "margin", "strength", "chosen_score", "rejected_score", "finish_reason", "drop_reason", "similarity", "duplicate_of")
+SHOWN = (
+    "score",
+    "margin",
+    "strength",
+    "chosen_score",
+    "rejected_score",
+    "finish_reason",
+    "drop_reason",
+    "similarity",
+    "duplicate_of",
+)
 
 
 def trace_row(artifacts: Sequence[tuple[str, Artifact]], row_id: str) -> list[str]:
@@ -59,7 +69,9 @@ def _is_asked(row: Row, sample_index: int | None) -> bool:
     """Tell whether a row belongs to the sample that is followed; rows of the whole prompt always do."""
     if sample_index is None:
         return True
-    indices = [row[key] for key in ("sample_index", "chosen_sample_index", "rejected_sample_index") if row.get(key) is not None]
+    indices = [
+        row[key] for key in ("sample_index", "chosen_sample_index", "rejected_sample_index") if row.get(key) is not None
+    ]
     return not indices or sample_index in indices
 
 
@@ -79,7 +91,11 @@ def _tell(row: Row) -> str:
     texts = []
     for key in ("prompt", "completion", "chosen", "rejected"):
         messages = row.get(key)
-        if isinstance(messages, list) and messages and (key != "prompt" or "completion" not in row and "chosen" not in row):
+        if (
+            isinstance(messages, list)
+            and messages
+            and (key != "prompt" or "completion" not in row and "chosen" not in row)
+        ):
             texts.append(f"{key}: {' / '.join(str(message.get('content')) for message in messages)}")
     return " · ".join([*where, *facts, *texts])
 

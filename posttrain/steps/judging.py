@@ -1,0 +1,51 @@
+"""Language models as judges: of samples in a round's annotation, and of two models on held-out prompts."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge
+from posttrain.core.files import read_rows, write_jsonl
+from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
+from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm
+from posttrain.stages import StageCall
+from posttrain.steps.evaluation import finish_win_rate
+from reward.judges.asking import Messages
+from reward.judges.pairwise import TEMPLATE, PairwiseJudge
+from reward.judges.tournament import round_robin_scores
+
+Row = dict[str, Any]
+
+
+def judge_rows(call: StageCall, annotator: JudgeAnnotator, rows: list[Row], seed: int) -> list[Row]:
+    """Score each sample by the share of its prompt's other samples that the judge puts it above, in both orders."""
+    judge = _open(call, call.inputs.get("model"), annotator, annotator.template, seed)
+    scored, verdicts = round_robin_scores(rows, judge)
+    write_jsonl(call.out / "verdicts.jsonl", verdicts)
+    return scored
+
+
+def win_rate_of_judge(
+    call: StageCall, judge: LLMJudge, content: str | None, names: list[str], seed: int, num_bootstrap: int
+) -> dict[str, Any]:
+    """Compare two models by a language model that reads both answers, in both orders."""
+    a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
+    opened = _open(call, call.inputs.get("judge"), judge, judge.template, seed)
+    return finish_win_rate(call, compare_by_llm(a, b, opened), names, seed, num_bootstrap)
+
+
+def _open(
+    call: StageCall, model_dir: Path | None, judge: JudgeAnnotator | LLMJudge, template: str | None, seed: int
+) -> PairwiseJudge:
+    endpoint = judge.model if isinstance(judge.model, EndpointModel) else None
+    tokenizer = open_tokenizer(model_dir)
+    params = params_of({**GREEDY, "max_completion_tokens": judge.max_completion_tokens}, tokenizer, model_dir)
+    reply = text_generator(open_engine(model_dir, endpoint, call.execution), tokenizer, params, call.template_date)
+    calls = count(seed)
+
+    def generate(conversations: list[Messages]) -> list[str]:
+        return [text for text, _ in reply(conversations, next(calls))]
+
+    return PairwiseJudge(generate, template or TEMPLATE)
