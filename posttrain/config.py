@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -33,13 +33,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic reads true as 1, so `epochs: yes` would train for one epoch.
-        if isinstance(value, bool) and bool not in _types_in(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError("a truth value stands where something else is expected; write the number or text")
-        return value
+    def _no_truth_value_for_a_number(cls, data: Any) -> Any:
+        # pydantic reads true as 1, so `epochs: yes` would train for one epoch; as a text it is refused with its place.
+        if not isinstance(data, dict):
+            return data
+        types = {name: _types_in(field.annotation) for name, field in cls.model_fields.items()}
+        return {
+            name: str(value).lower() if isinstance(value, bool) and not {bool, str} & types.get(name, {bool}) else value
+            for name, value in data.items()
+        }
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that say what is asked, as plain JSON values; those that say how are left out."""
