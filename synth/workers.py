@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import PosttrainError
 from posttrain.core.files import content_hash
-from synth.completions import Job, Report, SamplingSummary, draw_missing, make_job, run_job
+from synth.completions import Report, SamplingSummary, draw_missing, run_job
 from synth.engines.base import Engine, EngineError, SamplingParams
 from synth.sample_store import Progress, SampleStore
+from synth.sampling_job import Job, make_job
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 from posttrain.core.errors import ModelError
-from synth.completions import make_job, run_job
+from synth.completions import run_job
 from synth.engines.base import SamplingParams
 from synth.engines.scripted import ScriptedEngine
 from synth.sample_store import SampleStore
+from synth.sampling_job import make_job
 from synth.workers import draw_with_workers
 
 PARAMS = SamplingParams(1.0, 1.0, 0, 8, ())

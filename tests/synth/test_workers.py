@@ -15,9 +15,10 @@ from scripted_workers import PARAMS, Opener, RefusingOpener, draw, prompts
 from posttrain.core.chat import load_tokenizer, stop_ids
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.files import read_rows
-from synth.completions import make_job, sample_completions
+from synth.completions import sample_completions
 from synth.engines.base import EngineError, SamplingParams
 from synth.engines.transformers import TransformersEngine
+from synth.sampling_job import make_job
 from synth.workers import sample_with_workers, shards_of
 
 
