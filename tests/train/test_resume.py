@@ -1,0 +1,88 @@
+"""A run that was cut off goes on as if it had not been."""
+
+import shutil
+
+import pytest
+from training_data import completion_rows, preference_rows
+
+from posttrain.config import DPOConfig, LoraConfig, SFTConfig
+from posttrain.train.checkpoints import find_checkpoint, is_whole
+from posttrain.train.dpo import train_dpo
+from posttrain.train.errors import TrainError
+from posttrain.train.sft import train_sft
+
+COMMON = {"learning_rate": 1e-3, "max_steps": 8, "global_batch_size": 4, "logging_steps": 1, "checkpoint_steps": 3}
+RUNS = {
+    # 10 rows: three steps an epoch, so a checkpoint stands at an epoch's end and one inside an epoch.
+    "sft": (train_sft, SFTConfig(**COMMON), completion_rows(10)),
+    "sft_lora": (train_sft, SFTConfig(**COMMON, lora=LoraConfig(rank=2, dropout=0.1)), completion_rows(10)),
+    "sft_inside": (train_sft, SFTConfig(**COMMON, device_batch_size=2), completion_rows(17)),
+    "dpo": (train_dpo, DPOConfig(**COMMON), preference_rows(10)),
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def cut_off_after(step):
+    def progress(done, total):
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("killed_at", [5, 8])
+def test_resumed_run_has_the_same_losses_and_bits(name, killed_at, tiny_model_dir, tmp_path, metrics_of):
+    train, config, rows = RUNS[name]
+    train(tiny_model_dir, rows, tmp_path / "straight", config, seed=0)
+    with pytest.raises(Killed):
+        train(tiny_model_dir, rows, tmp_path / "resumed", config, seed=0, progress=cut_off_after(killed_at))
+    result = train(tiny_model_dir, rows, tmp_path / "resumed", config, seed=0)
+    assert result["resumed_from"] == (killed_at - 1) // 3 * 3
+    straight, resumed = metrics_of(tmp_path / "straight"), metrics_of(tmp_path / "resumed")
+    assert [row["step"] for row in resumed] == list(range(1, 9))
+    for key in ("loss", "learning_rate", "grad_norm"):
+        assert [row[key] for row in resumed] == [row[key] for row in straight]
+    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("straight", "resumed"))
+    assert first == second
+    assert not (tmp_path / "resumed" / "checkpoints").exists()
+
+
+def test_other_rows_or_another_config_are_refused(tiny_model_dir, tmp_path):
+    train, config, rows = RUNS["sft"]
+    with pytest.raises(Killed):
+        train(tiny_model_dir, rows, tmp_path, config, seed=0, progress=cut_off_after(5))
+    with pytest.raises(TrainError, match="a run with other rows; resuming would mix the two"):
+        train(tiny_model_dir, rows[::-1], tmp_path, config, seed=0)
+    changed = config.model_copy(update={"learning_rate": 2e-3})
+    with pytest.raises(TrainError, match="a run with other config"):
+        train(tiny_model_dir, rows, tmp_path, changed, seed=0)
+    # How a run is carried out may change.
+    assert train(tiny_model_dir, rows, tmp_path, config.model_copy(update={"logging_steps": 2}), seed=0)["steps"] == 8
+
+
+def test_half_written_checkpoints_are_passed_over(tiny_model_dir, tmp_path):
+    train, config, rows = RUNS["sft"]
+    with pytest.raises(Killed):
+        train(tiny_model_dir, rows, tmp_path, config, seed=0, progress=cut_off_after(7))
+    folder = tmp_path / "checkpoints"
+    whole = folder / "checkpoint-6"
+    assert is_whole(whole)
+    for number, missing in enumerate(("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")):
+        torn = folder / f"checkpoint-{7 + number}"
+        shutil.copytree(whole, torn)
+        (torn / missing).unlink()
+        assert not is_whole(torn)
+    torn = folder / "checkpoint-20"
+    shutil.copytree(whole, torn)
+    weights = (torn / "model.safetensors").read_bytes()
+    (torn / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert not is_whole(torn)
+    assert train(tiny_model_dir, rows, tmp_path, config, seed=0)["resumed_from"] == 6
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert find_checkpoint(tmp_path / "checkpoints", {"rows": "a"}) is None
