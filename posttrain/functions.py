@@ -37,7 +37,7 @@ def function_file(spec: str) -> Path:
     else:
         try:
             found = importlib.util.find_spec(place)
-        except ModuleNotFoundError:
+        except (ImportError, ValueError):  # ValueError: the name is empty or begins with a dot
             found = None
         path = Path(found.origin) if found and found.origin else Path(place)
     if not path.is_file():

@@ -112,15 +112,15 @@ class Executor:
             report = self.watcher.started(label, name)
             try:
                 found = self.store.build(asked, lambda out: self._fill(name, out, inputs, config, report), self._how())
-            except BaseException:
-                self.record.update(label, name, found.address, "failed", started)
+            except BaseException as error:
+                self.record.update(label, name, found.address, state_after(error), started)
                 raise
             status = "ran"
         else:
             status = "hit"
         self.watcher.finished(label, name, status, time.time() - started)
-        self.record.update(label, name, found.address, status, started)
         self.alias(label, found)
+        self.record.update(label, name, found.address, status, started)
         return found
 
     def alias(self, label: str, artifact: Artifact) -> None:
@@ -149,6 +149,11 @@ class Executor:
         return self.execution.model_dump(mode="json")
 
 
+def state_after(error: BaseException) -> str:
+    """Return the state of what an exception ended: `interrupted` by ctrl-C, else `failed`."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
 class RunRecord:
     """`runs/<name>/run.json`: the stages of the latest command in order, and every name's artifact."""
 
@@ -163,12 +168,22 @@ class RunRecord:
         }
 
     def begin(self, recipe: Recipe, planned: Sequence[Mapping[str, Any]]) -> None:
-        """Write the resolved recipe and the list of stages that are planned."""
+        """Write the resolved recipe and the list of stages that are planned; the last command's links go.
+
+        A changed recipe may have other stages: a link that stayed would name what this run does not hold.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_links()
         self.data["recipe"] = recipe.name
         self.data["planned"] = [{key: row[key] for key in ("label", "stage", "address", "status")} for row in planned]
         atomic_write(self.path.parent / "recipe.resolved.json", recipe_json(recipe))
         self._write()
+
+    def _remove_links(self) -> None:
+        names = json.loads(self.path.read_text(encoding="utf-8"))["names"] if self.path.exists() else ()
+        for link in (self.path.parent / label for label in names):
+            if link.is_symlink():
+                link.unlink()
 
     def update(self, label: str, stage: str, address: str, status: str, started: float) -> None:
         """Note where a stage is."""
@@ -198,7 +213,7 @@ class RunRecord:
         }
 
     def end(self, state: str) -> None:
-        """Note that the command ended as `finished` or `failed`."""
+        """Note that the command ended as `finished`, `failed` or `interrupted`."""
         self.data["state"] = state
         self.data["finished"] = time.time()
         self._write()

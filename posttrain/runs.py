@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import DataError
+from posttrain.core.files import is_locked
 from posttrain.store.artifacts import Artifact, ArtifactStore
+
+LOCK = ".lock"
+"""File in a run's folder that a command holds locked while it runs."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Return `running`, `finished`, `failed`, or `interrupted` where the process is gone."""
+        """Return `running`, `finished`, `failed`, or `interrupted` where the process was stopped or killed."""
         state = self.record["state"]
-        return "interrupted" if state == "running" and not is_alive(self.record["pid"]) else state
+        # The lock tells what a process number cannot: numbers are given anew after a restart.
+        return "interrupted" if state == "running" and not is_locked(self.folder / LOCK) else state
 
     def artifact(self, label: str) -> Artifact | None:
         """Return the artifact of a name in this run; None if the run has no such name or it is not finished."""
@@ -86,17 +90,6 @@ def find_run(name: str, root: Path) -> Run:
     raise DataError(f"no run '{name}'; {known}. Give a name, a folder with run.json, or --root DIR")
 
 
-def is_alive(pid: int) -> bool:
-    """Return whether a process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def table_of_rounds(found: Run) -> str:
     """Return the table of rounds and students as text."""
     lines = [f"{'round':<22}{'over previous':>24}{'over base':>24}{'reward model':>14}  gate"]
@@ -107,7 +100,8 @@ def table_of_rounds(found: Run) -> str:
         accuracy = reward_model.get("accuracy")
         decision = "" if gate is None else ("promoted" if gate["promoted"] else "held")
         lines.append(
-            f"{label:<22}{_rate(found, f'{label}/eval/win_rate_vs_previous')}{_rate(found, f'{label}/eval/win_rate_vs_base')}"
+            f"{label:<22}{_rate(found, f'{label}/eval/win_rate_vs_previous')}"
+            f"{_rate(found, f'{label}/eval/win_rate_vs_base')}"
             f"{'–' if accuracy is None else format(accuracy, '.3f'):>14}  {decision}"
         )
     students = found.recipe["students"]
@@ -117,7 +111,8 @@ def table_of_rounds(found: Run) -> str:
     for student in students:
         label = f"students/{student['name']}/eval"
         lines.append(
-            f"{student['name']:<22}{_rate(found, f'{label}/win_rate_vs_own_base')}{_rate(found, f'{label}/win_rate_vs_teacher')}"
+            f"{student['name']:<22}{_rate(found, f'{label}/win_rate_vs_own_base')}"
+            f"{_rate(found, f'{label}/win_rate_vs_teacher')}"
         )
     return "\n".join(lines)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import EndpointModel, FolderModel, HubModel, PracticeModel, PromptFile, PromptSource
+from posttrain.config import EndpointModel, FolderModel, HubModel, PracticeModel, PromptFile, PromptSource, Section
 from posttrain.core.files import sha256_file
-from posttrain.core.model_files import model_hash
+from posttrain.core.model_files import hub_folder, model_hash, resolve
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
 from posttrain.store.artifacts import Artifact
@@ -52,9 +52,31 @@ def import_model(run: Runner, label: str, source: PracticeModel | FolderModel | 
         path = Path(source.path)
         artifact = Artifact("folder", model_hash(path)[:ADDRESS_LENGTH], path)
     else:
-        artifact = Artifact("hub", f"{source.repo}@{source.revision}", Path(source.repo))
+        path = hub_folder(source.repo, source.revision)
+        artifact = Artifact("hub", f"{source.repo}@{source.revision}", path)
     run.alias(label, artifact)
     return artifact
+
+
+def fetch_models(recipe: Recipe) -> None:
+    """Fetch every hub model that a recipe names, so that none is missing when a run has gone on for hours.
+
+    Raises:
+        ModelError: A model is neither in the cache nor can it be fetched.
+    """
+    for model in dict.fromkeys(_hub_models(recipe)):
+        resolve(model.repo, model.revision)
+
+
+def _hub_models(value: Any) -> Iterator[HubModel]:
+    if isinstance(value, HubModel):
+        yield value
+    elif isinstance(value, Section):
+        for name in type(value).model_fields:
+            yield from _hub_models(getattr(value, name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _hub_models(item)
 
 
 def import_teacher(run: Runner, label: str, source: PracticeModel | FolderModel | HubModel | EndpointModel) -> Teacher:

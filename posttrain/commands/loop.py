@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -10,32 +11,36 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.recipe import Recipe
-from posttrain.runs import Run, find_run, table_of_rounds
+from posttrain.runs import LOCK, Run, find_run, table_of_rounds
 from posttrain.store.artifacts import ArtifactStore
 
 
 def run(args: Namespace) -> None:
     """Run what is not there yet, and end with the table of rounds and the path of the report."""
-    from posttrain.core.files import file_lock
+    from posttrain.core.files import file_lock, is_locked
     from posttrain.preflight import load_checked_recipe
     from posttrain.rounds import run_recipe
-    from posttrain.runner import Executor
+    from posttrain.runner import Executor, state_after
+    from posttrain.sources import fetch_models
     from posttrain.watch import LiveWatcher
 
     started = time.time()
     recipe = load_checked_recipe(args.recipe, args.overrides)
     root = Path(args.root)
-    planned = plan_stages(recipe, root)
     run_dir = root / "runs" / recipe.name
-    with file_lock(run_dir / ".lock"):
+    if is_locked(run_dir / LOCK):
+        print(f"another command is running {recipe.name} in {root}; waiting for it to end", file=sys.stderr, flush=True)
+    with file_lock(run_dir / LOCK):
+        fetch_models(recipe)
+        planned = plan_stages(recipe, root)
         store = ArtifactStore(root)
         watcher = LiveWatcher(planned, store)
         executor = Executor(store, run_dir, recipe, watcher)
         executor.record.begin(recipe, planned)
         try:
             run_recipe(recipe, executor)
-        except BaseException:
-            executor.record.end("failed")
+        except BaseException as error:
+            executor.record.end(state_after(error))
             raise
         executor.record.end("finished")
     finished = find_run(recipe.name, root)
@@ -105,12 +110,21 @@ def _print_status(found: Run) -> None:
     done = {row["label"]: row for row in record["stages"]}
     for planned in record["planned"]:
         row = done.pop(planned["label"], None)
-        state = "waiting" if row is None else row["status"]
-        seconds = "" if row is None or state == "hit" else f"{row['seconds']:>8.1f} s"
-        print(f"{state:<8} {planned['label']:<44} {seconds}")
-    for label, row in done.items():  # a gate that held changes the stages after it
-        print(f"{row['status']:<8} {label:<44} {row['seconds']:>8.1f} s")
+        print(_status_line(found, row) if row else f"{'waiting':<11} {planned['label']}")
+    for row in done.values():  # a gate that held changes the stages after it
+        print(_status_line(found, row))
     print(f"{record['recipe']}: {found.state}")
+
+
+def _status_line(found: Run, row: dict[str, Any]) -> str:
+    """Return a line on a stage; one that was running when its process was killed is interrupted too."""
+    status, seconds = row["status"], row["seconds"]
+    if status == "running" and found.state == "running":
+        seconds = time.time() - row["started"]
+    elif status == "running":
+        status = found.state
+    shown = f"{seconds:>8.1f} s" if status in ("running", "ran", "failed") else ""
+    return f"{status:<11} {row['label']:<44} {shown}".rstrip()
 
 
 def why(args: Namespace) -> None:
@@ -120,19 +134,26 @@ def why(args: Namespace) -> None:
     if not rows:
         labels = ", ".join(row["label"] for row in found.record["stages"])
         raise DataError(f"run {found.name} has no stage '{args.stage}'; it has: {labels}")
+    told: set[str] = set()
     for row in rows:
-        _explain(found, row, indent="")
+        _explain(found, row, "", told)
 
 
-def _explain(found: Run, row: dict[str, Any], indent: str) -> None:
+def _explain(found: Run, row: dict[str, Any], indent: str, told: set[str]) -> None:
+    reference = f"{row['stage']}/{row['address']}"
+    if reference in told:
+        print(f"{indent}{row['label']}: {reference}, see above")
+        return
+    told.add(reference)
     artifact = found.store.find_address(row["stage"], row["address"])
     if artifact.manifest is None:
-        print(f"{indent}{row['label']}: {row['stage']}/{row['address']} is not finished")
+        print(f"{indent}{row['label']}: {reference} is not finished")
         return
-    nearest = found.store.nearest(artifact.manifest["asked"])
-    print(f"{indent}{row['label']}: {row['stage']}/{row['address']} ({row['status']} in the latest command)")
+    own = {other["address"] for other in found.record["stages"]}  # other rounds of this run explain nothing
+    nearest = found.store.nearest(artifact.manifest["asked"], besides=own)
+    print(f"{indent}{row['label']}: {reference} ({row['status']} in the latest command)")
     if nearest is None:
-        print(f"{indent}  it is the first artifact of stage {row['stage']}: nothing to compare with")
+        print(f"{indent}  there is no artifact of stage {row['stage']} outside this run: nothing to compare with")
         return
     address, changed = nearest
     print(f"{indent}  nearest other artifact: {row['stage']}/{address}; fields that differ:")
@@ -142,4 +163,4 @@ def _explain(found: Run, row: dict[str, Any], indent: str) -> None:
     for other in found.record["stages"]:
         if f"{other['stage']}/{other['address']}" in inputs:
             inputs.discard(f"{other['stage']}/{other['address']}")
-            _explain(found, other, indent + "    ")
+            _explain(found, other, indent + "    ", told)

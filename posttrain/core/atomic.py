@@ -107,6 +107,18 @@ def file_lock(path: PathLike) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def is_locked(path: PathLike) -> bool:
+    """Tell whether some process holds `file_lock(path)` now."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _rename_directory(work: Path, target: Path) -> None:
     try:
         os.rename(work, target)  # takes the place of an empty directory only

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.core.atomic import PathLike, atomic_directory, atomic_file, atomic_write, file_lock
+from posttrain.core.atomic import PathLike, atomic_directory, atomic_file, atomic_write, file_lock, is_locked
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.journal import Journal
 from posttrain.core.jsonl import encode_row, read_jsonl, read_jsonl_lenient
@@ -20,6 +20,7 @@ __all__ = [
     "canonical_json",
     "content_hash",
     "file_lock",
+    "is_locked",
     "read_jsonl",
     "read_jsonl_lenient",
     "read_rows",

@@ -126,6 +126,14 @@ def resolve(source: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def hub_folder(repo: str, revision: str) -> Path:
+    """Return the folder in the local cache where a hub model at a revision is, or will be once it is fetched."""
+    from huggingface_hub.constants import HF_HUB_CACHE  # light runs have no use for it
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "snapshots", revision)
+
+
 # ---------------------------------------------------------------- parts of a folder
 
 

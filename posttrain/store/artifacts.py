@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,19 @@ class ArtifactStore:
             if manifest is not None:
                 yield path.name, manifest
 
-    def nearest(self, asked: Mapping[str, Any]) -> tuple[str, list[tuple[str, Any, Any]]] | None:
-        """Return the artifact of the same stage that differs in the fewest fields, and those fields; None if there is none."""
+    def nearest(
+        self, asked: Mapping[str, Any], besides: Collection[str] = ()
+    ) -> tuple[str, list[tuple[str, Any, Any]]] | None:
+        """Return the artifact of the same stage that differs in the fewest fields, and those fields.
+
+        Args:
+            asked: What is asked; its own artifact is left out.
+            besides: Addresses that are left out too.
+        """
         others = [
             (len(changed := differences(manifest["asked"], asked)), -manifest["finished"], key, changed)
             for key, manifest in self.manifests(asked["stage"])
-            if key != address(asked)
+            if key != address(asked) and key not in besides
         ]
         if not others:
             return None
@@ -135,7 +142,10 @@ def damaged_files(artifact: Artifact) -> list[str]:
     assert artifact.manifest is not None
     expected = artifact.manifest["files"]
     found = _files(artifact.path)
-    lines = [f"{artifact.path / name}: missing" for name in expected if name not in found]
+    lines = []
+    if address(artifact.manifest["asked"]) != artifact.address:
+        lines.append(f"{artifact.path / MANIFEST}: what it says was asked has another address")
+    lines += [f"{artifact.path / name}: missing" for name in expected if name not in found]
     lines += [f"{artifact.path / name}: not in the manifest" for name in found if name not in expected]
     for name in expected:
         if name in found and sha256_file(artifact.path / name) != expected[name]:
