@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from posttrain.core.errors import PosttrainError
@@ -56,7 +57,7 @@ def _keep_quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|trl|peft|torch)")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -149,6 +149,8 @@ class EndpointModel(Section):
     """Your own name for the exact weights and quantisation served (a commit, a build): the server cannot prove it."""
     api_key_env: str = how("OPENAI_API_KEY")
     """Environment variable that holds the key; the key itself never enters a recipe."""
+    dialect: Literal["extended", "openai", "transformers"] | None = how(None)
+    """Parameters that the server understands: `extended` (vLLM, SGLang), `openai`, `transformers`; null guesses."""
     concurrency: PositiveInt = how(32)
     """Requests under way at once."""
     timeout_seconds: PositiveFloat = how(600.0)
@@ -202,7 +204,7 @@ class SelfInstruct(Section):
     num_machine: NaturalInt = 2
     """Of these, how many come from what the teacher wrote itself; SI shows 2."""
     template: str = how("self_instruct")
-    """`self_instruct`, `self_instruct_one`, `practice` (for practice models), or a .txt file with {demonstrations} in it."""
+    """`self_instruct`, `self_instruct_one`, `practice` (practice models), or a .txt file with {demonstrations}."""
     temperature: PositiveFloat = 0.7
     """SI: 0.7."""
     top_p: Probability = 0.5
@@ -242,13 +244,14 @@ class Cleaning(Section):
     max_repeated_share: Probability = 0.5
     """Share of a prompt's word 4-grams that may be repeats of earlier ones."""
     near_duplicate_threshold: Probability | None = 0.7
-    """Character-5-gram Jaccard at which two prompts are the same; null keeps near duplicates (one-word siblings of a template are different tasks)."""
+    """Character-5-gram Jaccard from which two prompts are the same; null keeps near duplicates, since one-word
+    siblings of a template are different tasks."""
     decontaminate_threshold: Probability = 0.5
     """Share of an evaluation prompt's informative 8-grams (T3: 8-grams, 50 %) at which a prompt is dropped."""
     script_match: bool = False
     """Drop prompts that mix writing systems."""
     check: str | None = how(None)
-    """`check(prompt) -> reason or None` as FILE.py:FUNCTION or package.module:function: drops what your world cannot use."""
+    """`check(prompt) -> reason or None` as FILE.py:FUNCTION or package.module:function: drops what you cannot use."""
     max_drop_rate: Probability = 0.95
     """Past this share of drops the stage fails and names the top reasons."""
 
@@ -279,7 +282,7 @@ class VerifierAnnotator(Section):
     function: str = Field(json_schema_extra={"how": True})
     """FILE.py:FUNCTION or package.module:function, with interface.md's signature `verify(prompt, completion, row)`."""
     edit_function: str | None = how(None)
-    """`correct(prompt) -> str | None`, named as above: writes the edited answer where no sample is good (edited > chosen > rejected)."""
+    """`correct(prompt) -> str | None`, named as above: writes the edited answer where no sample is good."""
     edit_below: float = 1.0
     """Prompts whose best sample scores below this get an edited answer, where one can be written."""
 
@@ -337,7 +340,7 @@ class AnnotateConfig(Section):
     max_completion_tokens: PositiveInt = 1024
     """Longest answer, in tokens."""
     strengths: tuple[float, float, float, float] = (0.6, 0.4, 0.2, 0.05)
-    """Score gaps from which a preference is significantly, clearly, slightly, marginally better; smaller gaps are ties."""
+    """Score gaps from which a preference is significantly, clearly, slightly, marginally better; below are ties."""
     min_strength: Literal["significantly_better", "better", "slightly_better", "marginally_better"] = "better"
     """Weakest strength kept; L3 keeps the two clearest for reward model and DPO."""
 
@@ -497,7 +500,7 @@ class DistillConfig(TrainConfig):
     learning_rate: PositiveFloat = 1e-5
     """As SFT."""
     method: Literal["sequence", "forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """sequence: cross-entropy on the text alone; the others: divergence of token distributions (same vocabulary needed)."""
+    """sequence: cross-entropy on the text alone; the others: divergence of token distributions (same vocabulary)."""
     temperature: PositiveFloat = 1.0
     """Softmax temperature of both distributions."""
     top_k: NaturalInt = 0

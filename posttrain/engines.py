@@ -39,6 +39,7 @@ def open_engine(model_dir: Path | None, endpoint: EndpointModel | None, executio
             api_key_env=endpoint.api_key_env,
             concurrency=endpoint.concurrency,
             timeout_s=endpoint.timeout_seconds,
+            dialect=endpoint.dialect,
         )
     assert model_dir is not None
     use_threads(execution)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,7 @@ def function_file(spec: str) -> Path:
     """Return the file of a function named `FILE.py:NAME` or `package.module:name`.
 
     Raises:
-        DataError: There is no such file or module.
+        DataError: There is no such file or module, or it does not have the name.
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not name.isidentifier():
@@ -42,7 +44,23 @@ def function_file(spec: str) -> Path:
         path = Path(found.origin) if found and found.origin else Path(place)
     if not path.is_file():
         raise DataError(f"'{spec}': there is no file {path}; write FILE.py:FUNCTION or package.module:function")
+    _check_name(path, name)
     return path
+
+
+def _check_name(path: Path, name: str) -> None:
+    """Look for a name at the top of a file without running it, so that a slip shows before a run has gone on for hours."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError) as error:
+        raise DataError(f"{path} is not Python: {error}") from error
+    names = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names |= {(alias.asname or alias.name) for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {node.id for part in body if isinstance(part, ast.Assign) for node in ast.walk(part) if isinstance(node, ast.Name)}
+    is_plain = all(isinstance(node, ast.Import | ast.Expr | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign) for node in body)
+    if is_plain and not names & {name, "*"}:  # a name under an `if` or a `try` is found when the file is imported
+        near = difflib.get_close_matches(name, names, n=1)
+        raise DataError(f"{path} has no function '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
 
 
 def load_function(spec: str) -> Callable[..., Any]:

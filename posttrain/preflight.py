@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import PosttrainError
 from posttrain.core.files import read_rows
-from posttrain.core.formats import read_checked_rows, read_prompts
+from posttrain.core.formats import read_checked_rows, read_numbered, read_prompts
 from posttrain.core.model_files import check_model_dir
 from posttrain.functions import function_file
 from posttrain.recipe import FUNCTION_KEYS, Recipe, raise_faults, read_data, validate
+from reward.pair_rules import RULES
+from synth.prompts.template import load_template
 
 MAX_SHOWN = 20
 
@@ -27,10 +30,24 @@ def load_checked_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     data = read_data(path, overrides)
     recipe, faults = validate(data)
+    faults += _name_faults(data)
     faults += [fault for where, section in _mappings(data) for fault in _faults_of(where, section, data)]
     raise_faults(str(path), faults)
     assert recipe is not None
     return recipe
+
+
+def _name_faults(data: Mapping[str, Any]) -> Iterator[str]:
+    """Check names that other packages own: rules of selection, templates of self-instruct."""
+    select, prompts = data.get("select"), data.get("prompts")
+    rule = select.get("rule") if isinstance(select, Mapping) else None
+    if isinstance(rule, str) and rule not in RULES:
+        yield f"select.rule: unknown rule '{rule}'; there are: {', '.join(RULES)}"
+    generators = prompts.get("generators") if isinstance(prompts, Mapping) else None
+    for index, generator in enumerate(generators if isinstance(generators, list) else ()):
+        name = generator.get("template", "practice") if isinstance(generator, Mapping) else "practice"
+        if isinstance(name, str) and name != "practice" and not name.endswith(".txt"):
+            yield from _caught(f"prompts.generators.{index}.template", partial(load_template, name))
 
 
 def _mappings(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -45,7 +62,7 @@ def _mappings(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, A
 def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
     path = section.get("path")
     if section.get("kind") == "folder" and isinstance(path, str):
-        yield from _caught(f"{where}.path", lambda: check_model_dir(path))
+        yield from _caught(f"{where}.path", partial(check_model_dir, path))
     if section.get("kind") == "file" and isinstance(path, str):
         if where == "annotate.annotator":
             yield from _label_faults(where, path, _num_rounds(data))
@@ -53,7 +70,7 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
             yield from _prompt_faults(where, section, data)
     for name in FUNCTION_KEYS:
         if isinstance(section.get(name), str):
-            yield from _caught(f"{where}.{name}", lambda spec=section[name]: function_file(spec))
+            yield from _caught(f"{where}.{name}", partial(function_file, section[name]))
     template = section.get("template")
     if isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
         yield f"{where}.template: there is no file {template}"
@@ -73,7 +90,7 @@ def _num_rounds(data: Mapping[str, Any]) -> int:
 
 def _label_faults(where: str, path: str, num_rounds: int) -> Iterator[str]:
     for name in dict.fromkeys(path.replace("{round}", str(number)) for number in range(1, num_rounds + 1)):
-        yield from _caught(f"{where}.path", lambda name=name: _check_labels(name))
+        yield from _caught(f"{where}.path", partial(_check_labels, name))
 
 
 def _check_labels(path: str) -> None:
@@ -99,26 +116,33 @@ def _prompt_faults(where: str, section: Mapping[str, Any], data: Mapping[str, An
         yield f"{where}.num_prompts: the recipe asks for {wanted} prompts, {path} has {len(rows)} usable ones"
     elif len(rows) < split:
         yield f"{where}.path: {path} has {len(rows)} usable prompts for {split} rounds"
-    yield from _too_long(path, rows, data.get("base"))
+    unusable = {reject["line"] for reject in rejects}
+    lines = [line for line, _ in read_numbered(path) if line not in unusable]
+    yield from _too_long(path, dict(zip(lines, rows, strict=True)), data.get("base"))
 
 
-def _too_long(path: str, rows: list[dict[str, Any]], base: Any) -> Iterator[str]:
-    """Compare prompts with the base's context, counting the words' tokens with the folder's own tokenizer."""
+def _too_long(path: str, rows: Mapping[int, dict[str, Any]], base: Any) -> Iterator[str]:
+    """Compare prompts, by line, with the base's context, counting tokens with the folder's own tokenizer."""
     if not isinstance(base, Mapping) or base.get("kind") != "folder":
         return
     from tokenizers import Tokenizer
 
     folder = Path(str(base.get("path")))
     try:
-        context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        words = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        json.loads(words)
     except (OSError, ValueError):
         return  # check_model_dir names what is missing
-    for number, row in enumerate(rows, start=1) if context else ():
+    context = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    tokenizer = Tokenizer.from_str(words)
+    for line, row in rows.items() if context else ():
         contents = [message["content"] for message in row["prompt"]]
+        if sum(len(content.encode()) for content in contents) < context:
+            continue  # a token holds at least one byte
         length = sum(len(tokenizer.encode(content, add_special_tokens=False).ids) for content in contents)
         if length >= context:
             yield (
-                f"{path}: prompt {number} ({row['prompt_id']}) has {length} tokens, more than the base's context of "
+                f"{path}:{line}: prompt {row['prompt_id']} has {length} tokens, more than the base's context of "
                 f"{context}; shorten or remove it"
             )

@@ -42,7 +42,7 @@ class RecipeError(PosttrainError, ValueError):
 
 
 class Recipe(Section):
-    """One alignment run: rounds of annotation, reward model, prompts, samples, training and win rates, then students."""
+    """One run: rounds of annotation, reward model, prompts, samples, training and win rates, then students."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Name of the run: its results are named under runs/<name>."""
@@ -95,7 +95,10 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if isinstance(recipe.teacher, sections.EndpointModel) and any(
         isinstance(generator, Magpie) for generator in recipe.prompts.generators
     ):
-        yield "prompts.generators has magpie, but a chat endpoint cannot complete a user turn: use self_instruct or a teacher with weights"
+        yield (
+            "prompts.generators has magpie, but a chat endpoint cannot complete a user turn: "
+            "use self_instruct or a teacher with weights"
+        )
     names = [student.name for student in recipe.students]
     if len(set(names)) < len(names):
         yield f"students have the same name twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"

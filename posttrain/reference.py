@@ -45,7 +45,7 @@ BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 def reference() -> str:
     """Return the whole page as Markdown."""
     places: dict[type[Section], list[str]] = {Recipe: ["the recipe itself"], **_places()}
-    sections = [*places, DistillConfig]
+    sections: list[type[Section]] = [*places, DistillConfig]
     sections.insert(_first_training(sections), TrainConfig)
     places[TrainConfig] = ["shared by every training section"]
     places[DistillConfig] = ["`posttrain train distill`, no part of a recipe"]

@@ -8,6 +8,8 @@ table in stages.py; what comes back is an artifact, which later stages take as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from posttrain.annotators import label_completions, label_file
 from posttrain.comparisons import evaluate_model, rate_all, win_rate
 from posttrain.config import PolicyModel, RewardModelConfig
@@ -118,7 +120,7 @@ def write_prompts(recipe: Recipe, run: Runner, state: State, number: int) -> Art
     label = f"round_{number}/prompts"
     teacher = state.teacher or Teacher(state.policy)
     known = [state.seed_prompts, *state.prompts]
-    shown = {"seeds": state.seed_prompts, "known": state.prompts}
+    shown: dict[str, Artifact | Sequence[Artifact]] = {"seeds": state.seed_prompts, "known": state.prompts}
     written = [
         run.stage(
             f"{label}/{generator.kind}_{index}",
@@ -187,7 +189,7 @@ def train_policy(recipe: Recipe, run: Runner, state: State, number: int, selecte
     """6. SFT from the base on the pooled rows of all rounds, DPO from that on this round's pairs, optional average."""
     label, train = f"round_{number}", recipe.train
     assert state.base.model.model is not None
-    start = {"model": state.base.model.model, "selected": state.selected}
+    start: dict[str, Artifact | Sequence[Artifact]] = {"model": state.base.model.model, "selected": state.selected}
     policy = run.stage(f"{label}/sft", "sft", start, training=train.sft, seed=derive_seed(recipe.seed, "sft"))
     if train.dpo is not None:
         start = {"model": policy, "selected": [selected]}

@@ -1,4 +1,4 @@
-"""After the rounds: students are distilled from the teacher, by default the final policy (method of Llama 3.1's 8B and 70B)."""
+"""After the rounds: students are distilled from the teacher, by default the final policy, as Llama 3.1's 8B and 70B."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from posttrain.store.artifacts import Artifact
 
 
 def distill_student(recipe: Recipe, run: Runner, state: State, student: StudentConfig) -> None:
-    """Distill a student: SFT on the teacher's best samples, DPO on pairs of its own, win rates over base and teacher."""
+    """Distill a student: SFT on the teacher's best samples, DPO on pairs of its own, then win rates."""
     label = f"students/{student.name}"
     base = import_model(run, f"{label}/base", student.base)
     wants_teacher = student.teacher == "teacher" and state.teacher is not None

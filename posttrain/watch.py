@@ -70,7 +70,7 @@ class LiveWatcher:
         return f"[{min(self.position + ahead, self.num_stages):>3}/{self.num_stages}]"
 
     def _run_left(self, running: str | None, begin: float) -> str:
-        """Return the time left for the run: the sum over waiting stages of what such a stage took, less what has passed."""
+        """Return the time left for the run: what waiting stages took elsewhere, less what has passed."""
         total = 0.0
         for _, stage in self.waiting:
             if stage not in self.seconds:

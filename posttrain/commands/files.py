@@ -7,37 +7,24 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from posttrain.config import DistillConfig, DPOConfig, Execution, RewardModelConfig, SFTConfig, TrainConfig
+from posttrain.config import Execution
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
-from posttrain.core.formats import read_prompts
+from posttrain.core.formats import read_checked_rows
 from posttrain.core.model_files import check_model_dir, resolve
-
-CONFIGS: dict[str, type[TrainConfig]] = {
-    "sft": SFTConfig,
-    "dpo": DPOConfig,
-    "reward-model": RewardModelConfig,
-    "distill": DistillConfig,
-}
 
 
 def sample(args: Namespace) -> None:
     """Draw K completions for every prompt of a file."""
-    rows, rejects = read_prompts(args.prompts)
-    if not rows:
-        shown = "; ".join(f"line {reject['line']}: {reject['reason']}" for reject in rejects[:5])
-        raise DataError(f"{args.prompts} has no prompt that can be used ({shown or 'it is empty'})")
-    sampling = {
-        "num_completions": args.num_completions,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "top_k": args.top_k,
-        "max_completion_tokens": args.max_completion_tokens,
-    }
     from posttrain.sampling import sample_file
 
-    summary = sample_file(rows, rejects, sampling, args, progress=_progress("samples"))
+    summary = sample_file(args, _progress("samples"))
+    if not summary["num_completions"]:
+        rejects = read_rows(Path(args.out) / "rejects.jsonl")
+        shown = "; ".join(f"line {reject['line']}: {reject['reason']}" for reject in rejects[:5])
+        raise DataError(f"{args.prompts} has no prompt that can be used ({shown or 'it is empty'})")
     print(json.dumps(summary, indent=1, ensure_ascii=False))
 
 
@@ -68,26 +55,51 @@ def select(args: Namespace) -> None:
 def train(args: Namespace) -> None:
     """Train a model on the rows of a file."""
     from posttrain.settings import read_settings
-    from posttrain.train.run import show_tokens, train_file
+    from posttrain.train.run import CONFIGS, train
 
-    defaults = (
-        {"epochs": 1.0} if not {"epochs", "max_steps"} & {item.partition("=")[0] for item in args.overrides} else {}
-    )
-    config = read_settings(CONFIGS[args.kind], args.overrides, defaults)
-    model = resolve(args.model)
-    check_model_dir(model)
+    kind = args.kind.replace("-", "_")
+    given = {item.partition("=")[0] for item in args.overrides}
+    config = read_settings(CONFIGS[kind], args.overrides, {} if given & {"epochs", "max_steps"} else {"epochs": 1.0})
+    rows = _training_rows(kind, args.data)
     if args.show_tokens:
-        show_tokens(args.kind, model, Path(args.data), config)
+        from posttrain.train.tokens import show_tokens
+
+        _print_tokens(show_tokens(kind, resolve(args.model), rows, config))
         return
     if args.out is None:
         raise DataError("train needs --out DIR for the trained model")
-    if args.kind == "distill" and args.teacher is None and config.identity()["method"] != "sequence":
-        raise DataError("train distill needs --teacher DIR (a Hugging Face folder), or method=sequence")
     teacher = None if args.teacher is None else resolve(args.teacher)
-    metrics = train_file(
-        args.kind, model, Path(args.data), Path(args.out), config, teacher, Execution(), _progress("steps")
-    )
+    seed = 0 if config.seed is None else config.seed
+    model = resolve(args.model)
+    metrics = train(kind, model, rows, args.out, config, seed, Execution(), teacher, _progress("steps"))
     print(json.dumps(metrics, indent=1, ensure_ascii=False))
+
+
+def _training_rows(kind: str, path: str) -> list[dict[str, Any]]:
+    """Read rows with every fault named by its line; a reward model's file may mix pairs and rankings."""
+    rows = read_rows(path)
+    first = rows[0] if rows else {}
+    if kind in ("sft", "distill"):
+        return read_checked_rows(path, "messages" if "messages" in first else "completion")
+    if kind == "reward_model" and "completions" in first:
+        mixed = any("completions" not in row for row in rows)
+        return rows if mixed else read_checked_rows(path, "ranking")
+    if kind == "reward_model" and any("completions" in row for row in rows):
+        return rows
+    return read_checked_rows(path, "preference")
+
+
+def _print_tokens(lines: list[dict[str, Any]]) -> None:
+    """Print tokens with their mask: learned ones in colour on a terminal, JSON lines elsewhere."""
+    for line in lines:
+        if not sys.stdout.isatty():
+            print(json.dumps(line, ensure_ascii=False))
+            continue
+        shown = " ".join(
+            f"\x1b[30;42m{token}\x1b[0m" if mask else f"\x1b[2m{token}\x1b[0m"
+            for token, mask in zip(line["tokens"], line["mask"], strict=True)
+        )
+        print(f"row {line['row']} {line.get('side', '')} {line.get('drop_reason', '')}\n{shown}\n")
 
 
 def winrate(args: Namespace) -> None:

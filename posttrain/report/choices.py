@@ -11,10 +11,10 @@ SAMPLES_PER_ROUND = 60
 
 
 def best_of_k_curve(scored: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """Return, for k = 1, 2, 4, … K, the mean over prompts of the expected best score among k of the K samples.
+    """Return for k = 1, 2, 4, … K the mean over prompts of the expected best score among k of K samples.
 
     With scores s_1 ≤ … ≤ s_K of a prompt, the largest of k drawn without repeats is s_i with probability
-    C(i-1, k-1) / C(K, k), so the curve is exact and needs no resampling. Prompts with fewer than K samples are left out.
+    C(i-1, k-1) / C(K, k), so the curve is exact. Prompts with fewer than K samples are left out.
     """
     groups: dict[str, list[float]] = {}
     for row in scored:

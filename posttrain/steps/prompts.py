@@ -38,8 +38,9 @@ def source_prompts(
 ) -> dict[str, Any]:
     """Take one of `num_parts` disjoint parts of a file's or the practice world's prompts."""
     excluded = {row["prompt_id"] for path in call.inputs["exclude"] for row in read_rows(path / "prompts.jsonl")}
+    rejects: list[Row] = []
     if isinstance(source, PracticePrompts):
-        rows, rejects = make_prompts(source.num_prompts, seed, excluded), []
+        rows = make_prompts(source.num_prompts, seed, excluded)
     else:
         rows, rejects = read_prompts(source.path)
         rows = [{"source": "file", **row} for row in rows if row["prompt_id"] not in excluded]

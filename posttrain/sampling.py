@@ -1,0 +1,75 @@
+"""`posttrain sample`: from options to an engine and a finished folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from posttrain.config import Execution
+from posttrain.core.chat import load_tokenizer
+from posttrain.core.errors import DataError
+from posttrain.core.model_files import resolve
+from posttrain.engines import device_of, params_of
+from synth.completions import SamplingSummary, sample_completions
+from synth.engines.base import Engine
+from synth.engines.transformers import TransformersEngine
+from synth.workers import sample_with_workers
+
+
+def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Sample every prompt of a file; the same call goes on after a kill and does nothing after success.
+
+    Raises:
+        DataError: Options that do not fit the engine, or prompts that cannot be read.
+    """
+    if args.engine == "openai":
+        return dataclasses.asdict(_sample_endpoint(args, progress))
+    if args.base_url is not None:
+        raise DataError("--base-url belongs to --engine openai; leave it out or choose that engine")
+    model = resolve(args.model)
+    tokenizer = load_tokenizer(model)
+    params = params_of(_sampling(args), tokenizer, model)
+    device = device_of(Execution(device=args.device))
+    if args.engine == "transformers" and args.workers > 1:
+        summary = sample_with_workers(
+            args.prompts,
+            model,
+            args.num_completions,
+            params,
+            args.seed,
+            args.out,
+            args.workers,
+            dtype=args.dtype,
+            device=device,
+            progress=progress,
+        )
+        return dataclasses.asdict(summary)
+    engine: Engine
+    if args.engine == "vllm":
+        from synth.engines.vllm import VllmEngine
+
+        engine = VllmEngine(model, args.dtype)
+    else:
+        engine = TransformersEngine(model, args.dtype, device)
+    summary = sample_completions(
+        args.prompts, engine, tokenizer, args.num_completions, params, args.seed, args.out, progress=progress
+    )
+    return dataclasses.asdict(summary)
+
+
+def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> SamplingSummary:
+    from synth.engines.openai import OpenAIEngine
+
+    if args.base_url is None:
+        raise DataError("--engine openai needs --base-url, the address of the server ending in /v1")
+    engine = OpenAIEngine(args.base_url, args.model, api_key_env=args.api_key_env)
+    params = params_of(_sampling(args), None, None)
+    return sample_completions(
+        args.prompts, engine, None, args.num_completions, params, args.seed, args.out, progress=progress
+    )
+
+
+def _sampling(args: Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "max_completion_tokens")}
