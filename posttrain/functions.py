@@ -49,16 +49,15 @@ def function_file(spec: str) -> Path:
 
 
 def _check_name(path: Path, name: str) -> None:
-    """Look for a name at the top of a file without running it, so that a slip shows before a run has gone on for hours."""
+    """Look for a name in a file without running it, so that a slip shows before a run has gone on for hours."""
     try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     except (SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not Python: {error}") from error
-    names = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    names |= {(alias.asname or alias.name) for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    names |= {node.id for part in body if isinstance(part, ast.Assign) for node in ast.walk(part) if isinstance(node, ast.Name)}
-    is_plain = all(isinstance(node, ast.Import | ast.Expr | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign) for node in body)
-    if is_plain and not names & {name, "*"}:  # a name under an `if` or a `try` is found when the file is imported
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if not names & {name, "*"}:
         near = difflib.get_close_matches(name, names, n=1)
         raise DataError(f"{path} has no function '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
 

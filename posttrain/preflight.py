@@ -135,8 +135,10 @@ def _too_long(path: str, rows: Mapping[int, dict[str, Any]], base: Any) -> Itera
     except (OSError, ValueError):
         return  # check_model_dir names what is missing
     context = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    if not isinstance(context, int):
+        return
     tokenizer = Tokenizer.from_str(words)
-    for line, row in rows.items() if context else ():
+    for line, row in rows.items():
         contents = [message["content"] for message in row["prompt"]]
         if sum(len(content.encode()) for content in contents) < context:
             continue  # a token holds at least one byte

@@ -13,7 +13,7 @@ from posttrain.config import Cleaning, EndpointModel, Magpie, PracticePrompts, P
 from posttrain.core.chat import encode_prompt, load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
-from posttrain.core.formats import Message, read_prompts
+from posttrain.core.formats import Message, prompt_id, read_prompts
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
 from posttrain.functions import load_function
 from posttrain.practice.world import make_prompts
@@ -37,13 +37,16 @@ def source_prompts(
     call: StageCall, source: PromptFile | PracticePrompts, content: str | None, seed: int, part: int, num_parts: int
 ) -> dict[str, Any]:
     """Take one of `num_parts` disjoint parts of a file's or the practice world's prompts."""
-    excluded = {row["prompt_id"] for path in call.inputs["exclude"] for row in read_rows(path / "prompts.jsonl")}
+    held_out = _rows_of(call.inputs["exclude"])
+    excluded = {row["prompt_id"] for row in held_out}
+    texts = {prompt_id(row["prompt"]) for row in held_out}  # a file's own ids may differ for one and the same prompt
     rejects: list[Row] = []
     if isinstance(source, PracticePrompts):
         rows = make_prompts(source.num_prompts, seed, excluded)
     else:
         rows, rejects = read_prompts(source.path)
         rows = [{"source": "file", **row} for row in rows if row["prompt_id"] not in excluded]
+        rows = [row for row in rows if prompt_id(row["prompt"]) not in texts]
         random.Random(seed).shuffle(rows)
         if source.num_prompts is not None:
             rows = _at_least(rows, source.num_prompts, source.path)[: source.num_prompts]
