@@ -23,6 +23,7 @@ from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import logits_at, output_head
 from posttrain.train.kinds import Progress, check_training_rows
+from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch
 from posttrain.train.losses import divergences
 from posttrain.train.sft import RowCollator, SFTTrainer, tokenize_rows
@@ -67,6 +68,8 @@ def train_distill(
         ModelError: the two vocabularies are not the same.
         TrainError: the run would be, or went, wrong.
     """
+    if needs_launch(execution):
+        return launch("distill", model_dir, teacher_dir, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_training_rows("distill", rows)

@@ -29,6 +29,7 @@ from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import logits_at, output_head
 from posttrain.train.guards import PreferenceWatch
 from posttrain.train.kinds import Progress
+from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row, token_logprobs
 from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
@@ -73,6 +74,8 @@ def train_dpo(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
+    if needs_launch(execution):
+        return launch("dpo", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_rows(rows, "preference", "training rows")
@@ -225,7 +228,8 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
 
     def before_optimizer_step(self, step: int) -> None:
         """Let the watch see the whole step, not a part of its batch."""
-        loss, right, num_pairs, drop, tokens = self._seen.tolist()
+        seen = self.accelerator.reduce(self._seen, reduction="sum") if self.args.world_size > 1 else self._seen
+        loss, right, num_pairs, drop, tokens = seen.tolist()
         self._seen = torch.zeros_like(self._seen)
         self._watch.see(step, loss / num_pairs, right / num_pairs, drop / max(tokens, 1.0))
 

@@ -113,19 +113,18 @@ class ExactTrainer(Trainer):
 
     def _read_meters(self) -> dict[str, float]:
         names = sorted(self._sums)
-        values: dict[str, float] = {}
-        if names:
-            table = torch.stack([torch.stack([self._sums[n].float(), self._weights[n].float()]) for n in names])
-            if self.args.world_size > 1:
-                table = self.accelerator.reduce(table, reduction="sum")
-            for name, (total, weight) in zip(names, table.tolist(), strict=True):
-                values[name] = total / weight if weight else 0.0
+        table = [torch.stack([self._sums[name].double(), self._weights[name].double()]) for name in names]
+        tokens = torch.tensor([self._tokens, self._tokens_logged], dtype=torch.float64, device=self.args.device)
+        sums = torch.stack([*table, tokens])
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        *rows, (seen, logged) = sums.tolist()
+        values = {name: total / weight if weight else 0.0 for name, (total, weight) in zip(names, rows, strict=True)}
         self._sums.clear()
         self._weights.clear()
         now = time.perf_counter()
-        fresh = (self._tokens - self._tokens_logged) * self.args.world_size
-        values["num_tokens"] = float(self._tokens * self.args.world_size)
-        values["tokens_per_second"] = fresh / max(now - self._clock, 1e-9)
+        values["num_tokens"] = seen
+        values["tokens_per_second"] = (seen - logged) / max(now - self._clock, 1e-9)
         self._clock, self._tokens_logged = now, self._tokens
         return values
 

@@ -28,6 +28,7 @@ from posttrain.train.batches import pad_rows, split_fillers
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import scores_at
 from posttrain.train.kinds import Progress, check_training_rows
+from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import STRENGTH_MARGINS, bradley_terry_losses, centering_losses
 from posttrain.train.pairs import PairCollator, tokenize_pairs
@@ -75,6 +76,8 @@ def train_reward_model(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
+    if needs_launch(execution):
+        return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     pairs = expand(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
@@ -96,6 +99,8 @@ def train_reward_model(
     trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
     identity = {**fingerprint(dataset), "margins": margins}
     trained = run(job, trainer, tokenizer, intake, identity, collate.probe())
+    if not trainer.is_world_process_zero():
+        return _apart(trained)
     return {**_apart(trained), **report_on(held_out, job, tokenizer)}
 
 

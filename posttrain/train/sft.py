@@ -26,6 +26,7 @@ from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import logits_at, output_head
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress, check_training_rows
+from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import token_logprobs
 from posttrain.train.trainer import (
@@ -68,6 +69,8 @@ def train_sft(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
+    if needs_launch(execution):
+        return launch("sft", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_training_rows("sft", rows)
@@ -169,7 +172,7 @@ class RowCollator:
             "targets": torch.from_numpy(labels_BT[owner_N, place_N + 1]),
             "counts": torch.tensor([len(owner_N)]),
             "rows": rows,
-            "num_tokens": int(self.lengths[rows].sum()),
+            "num_tokens": int((self.lengths[rows] * weights_B).sum()),
         }
 
 

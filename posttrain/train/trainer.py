@@ -153,6 +153,7 @@ def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **e
         save_steps=config.checkpoint_steps or 1,
         save_total_limit=2,
         average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
@@ -214,7 +215,7 @@ def run(
     job.out_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = _checkpoint_of(job, data)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress)
+    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress, trainer.is_world_process_zero())
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
@@ -230,6 +231,7 @@ def run(
     check_adapters_moved(trainer.model, before, job.config.allow)
     if trainer.is_world_process_zero():
         _save(job, trainer, tokenizer, probe)
+    trainer.accelerator.wait_for_everyone()
     last = metrics.rows[-1] if metrics.rows else {}
     return {
         **intake.summary(),
