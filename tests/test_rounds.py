@@ -1,0 +1,313 @@
+"""The loop's wiring: which artifact goes into which stage, and which change makes which stage run again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.recipe import Recipe, load_recipe
+from posttrain.rounds import run_recipe
+from posttrain.runner import Planner
+from posttrain.store.artifacts import Artifact, ArtifactStore
+
+RECIPE = """\
+name: wiring
+num_rounds: 3
+base: {{kind: folder, path: {model}}}
+annotate:
+  annotator: {{kind: verifier, function: "{folder}/mine.py:verify"}}
+  prompts: {{kind: file, path: {folder}/annotate.jsonl}}
+reward_model: {{kind: train, epochs: 1}}
+prompts:
+  seed_prompts: {{kind: file, path: {folder}/seeds.jsonl}}
+  generators:
+    - {{kind: self_instruct, num_prompts: 4}}
+    - {{kind: magpie, num_prompts: 4}}
+  files: [{{kind: file, path: {folder}/more.jsonl}}]
+  num_prompts: 4
+completions: {{num_completions: 2}}
+train:
+  sft: {{epochs: 1, global_batch_size: 4}}
+  dpo: {{epochs: 1, beta: 0.1}}
+evaluate:
+  prompts: {{kind: file, path: {folder}/held_out.jsonl}}
+  judge: {{kind: verifier, function: "{folder}/mine.py:verify"}}
+students:
+  - {{name: tiny, base: {{kind: practice}}, sft: {{epochs: 1}}, dpo: {{epochs: 1}}}}
+"""
+
+
+class Recording(Planner):
+    """A planner that takes given metrics for finished stages and remembers every name."""
+
+    def __init__(self, metrics: Mapping[str, Mapping[str, Any]], root: Path) -> None:
+        super().__init__(ArtifactStore(root), None)
+        self.metrics = metrics
+        self.made: dict[str, Artifact] = {}
+        self.inputs: dict[str, dict[str, Any]] = {}
+        self.asked: dict[str, dict[str, Any]] = {}
+
+    def stage(self, label: str, name: str, inputs=None, **config) -> Artifact:
+        artifact = super().stage(label, name, inputs, **config)
+        self.note(label, artifact)
+        planned = next(row for row in self.stages if row["label"] == label)
+        self.inputs[label], self.asked[label] = planned["inputs"], planned["asked"]
+        if label in self.metrics:
+            return Artifact(artifact.stage, artifact.address, artifact.path, {"metrics": self.metrics[label]})
+        return artifact
+
+    def alias(self, label: str, artifact: Artifact) -> None:
+        self.note(label, artifact)
+
+    def note(self, label: str, artifact: Artifact) -> None:
+        """A name that stood for two artifacts would hide one of them from trace, verify and the report."""
+        assert self.made.setdefault(label, artifact) == artifact, f"{label} names two artifacts"
+
+    def labels(self, label: str, key: str) -> list[str]:
+        """Return the first name of each artifact in an input."""
+        names = {artifact: name for name, artifact in reversed(self.made.items())}
+        value = self.inputs[label][key]
+        return [names[item] for item in ([value] if isinstance(value, Artifact) else value)]
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model_dir):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def verify(prompt, completion, row):\n    return 1.0\n")
+    for name in ("annotate", "seeds", "more", "held_out"):
+        lines = [f'{{"prompt": "{name} {index}"}}\n' for index in range(6)]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, model=tiny_model_dir))
+    return folder
+
+
+def unroll(folder: Path, *overrides: str, held: tuple[int, ...] = ()) -> Recording:
+    recipe: Recipe = load_recipe(folder / "recipe.yaml", overrides)
+    decisions = {f"round_{n}/gate": {"promoted": n not in held} for n in range(1, recipe.num_rounds + 1)}
+    run = Recording(decisions, folder / "root")
+    run_recipe(recipe, run)
+    return run
+
+
+def changed(old: Recording, new: Recording) -> set[str]:
+    assert set(old.asked) == set(new.asked)
+    return {label for label in old.asked if old.made[label] != new.made[label]}
+
+
+# ------------------------------------------------------------------------------------------- what goes where
+
+
+def test_sft_starts_from_the_base_on_the_rows_of_all_rounds(folder):
+    run = unroll(folder)
+    assert run.labels("round_1/sft", "selected") == ["round_1/select"]
+    assert run.labels("round_2/sft", "model") == ["base/model"]
+    assert run.labels("round_2/sft", "selected") == ["round_1/select", "round_2/select"]
+    assert run.labels("round_3/sft", "model") == ["base/model"]
+    assert run.labels("round_3/sft", "selected") == ["round_1/select", "round_2/select", "round_3/select"]
+
+
+def test_dpo_starts_from_its_rounds_sft_on_its_rounds_pairs(folder):
+    run = unroll(folder)
+    assert run.labels("round_2/dpo", "model") == ["round_2/sft"]
+    assert run.labels("round_2/dpo", "selected") == ["round_2/select"]
+    assert run.made["round_2/policy"] == run.made["round_2/dpo"]
+
+
+def test_without_dpo_the_policy_is_the_sft_checkpoint(folder):
+    run = unroll(folder, "train.dpo=null")
+    assert "round_1/dpo" not in run.made
+    assert run.made["round_1/policy"] == run.made["round_1/sft"]
+
+
+def test_reward_model_sees_the_labels_of_all_rounds_and_scores_this_round(folder):
+    run = unroll(folder)
+    assert run.labels("round_2/reward_model", "model") == ["base/model"]
+    assert run.labels("round_2/reward_model", "preferences") == ["round_1/annotate/labels", "round_2/annotate/labels"]
+    assert run.labels("round_2/scores", "reward_model") == ["round_2/reward_model"]
+    assert run.labels("round_2/scores", "completions") == ["round_2/completions/policy"]
+
+
+def test_promoted_policy_answers_teaches_and_is_compared_in_the_next_round(folder):
+    run = unroll(folder)
+    assert run.labels("round_1/annotate/completions_1", "model") == ["base/model"]
+    assert run.labels("round_2/annotate/completions_1", "model") == ["round_1/dpo"]
+    assert run.labels("round_2/completions/policy", "model") == ["round_1/dpo"]
+    assert run.labels("round_2/prompts/magpie_2", "model") == ["round_1/dpo"]
+    assert run.labels("round_2/eval/win_rate_vs_previous", "b") == ["round_1/eval/scores"]
+    assert run.labels("round_2/eval/win_rate_vs_base", "b") == ["base/eval/scores"]
+    assert run.made["best"] == run.made["round_3/dpo"]
+
+
+def test_held_policy_is_not_used_and_its_data_is(folder):
+    run = unroll(folder, held=(1,))
+    assert run.labels("round_2/annotate/completions_1", "model") == ["base/model"]
+    assert run.labels("round_2/completions/policy", "model") == ["base/model"]
+    assert run.labels("round_2/eval/win_rate_vs_previous", "b") == ["base/eval/scores"]
+    assert run.labels("round_2/sft", "selected") == ["round_1/select", "round_2/select"]
+    assert run.labels("round_3/annotate/completions_1", "model") == ["round_2/dpo"]
+
+
+def test_no_round_promoted_leaves_the_base_as_best(folder):
+    run = unroll(folder, held=(1, 2, 3))
+    assert run.made["best"] == run.made["base/model"]
+    assert run.labels("students/tiny/teacher/completions", "model") == ["base/model"]
+    assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["base/eval/scores"]
+
+
+def test_annotation_samples_the_newest_promoted_policies_and_the_base_while_there_are_few(folder):
+    run = unroll(folder, "annotate.num_policies=2", held=(2,))
+    assert "round_1/annotate/completions_2" not in run.made
+    assert run.labels("round_2/annotate/completions_1", "model") == ["round_1/dpo"]
+    assert run.labels("round_2/annotate/completions_2", "model") == ["base/model"]
+    assert run.labels("round_3/annotate/completions_1", "model") == ["round_1/dpo"]
+    assert run.labels("round_3/annotate/completions_2", "model") == ["base/model"]
+
+
+def test_prompts_of_earlier_rounds_are_known(folder):
+    run = unroll(folder)
+    known = ["seed_prompts", "round_1/prompts/clean", "round_2/prompts/clean"]
+    assert run.labels("round_3/prompts/clean", "known") == known
+    assert run.labels("round_3/prompts/self_instruct_1", "seeds") == ["seed_prompts"]
+    assert run.labels("round_3/prompts/self_instruct_1", "known") == known[1:]
+    written = ["round_3/prompts/self_instruct_1", "round_3/prompts/magpie_2", "round_3/prompts/file_1"]
+    assert run.labels("round_3/prompts/clean", "written") == written
+
+
+def test_evaluation_prompts_are_excluded_everywhere(folder):
+    run = unroll(folder)
+    assert run.labels("seed_prompts", "exclude") == ["eval_prompts"]
+    for number in (1, 2, 3):
+        assert run.labels(f"round_{number}/annotate/prompts", "exclude") == ["eval_prompts"]
+        assert run.labels(f"round_{number}/prompts/clean", "held_out") == ["eval_prompts"]
+        assert run.labels(f"round_{number}/completions/policy", "prompts") == [f"round_{number}/prompts/clean"]
+    users = {label for label, inputs in run.inputs.items() if run.made["eval_prompts"] in inputs.get("prompts", [])}
+    assert users == {label for label in run.inputs if label.endswith("/eval/completions")}
+
+
+def test_file_prompts_of_two_rounds_are_disjoint_parts(folder):
+    run = unroll(folder)
+    for label in ("annotate/prompts", "prompts/file_1"):
+        configs = [run.asked[f"round_{number}/{label}"]["config"] for number in (1, 2, 3)]
+        assert [(config["part"], config["num_parts"]) for config in configs] == [(1, 3), (2, 3), (3, 3)]
+        assert len({config["seed"] for config in configs}) == 1  # one shuffle, three parts of it
+
+
+def test_a_teacher_of_its_own_writes_and_answers_where_the_recipe_says(folder):
+    run = unroll(folder, "teacher={kind: practice, seed: 7}", "completions.engines=[teacher, policy]")
+    assert run.labels("round_2/prompts/magpie_2", "model") == ["teacher"]
+    assert run.labels("round_2/completions/teacher", "model") == ["teacher"]
+    assert run.labels("round_2/completions/policy", "model") == ["round_1/dpo"]
+    assert run.labels("round_2/scores", "completions") == ["round_2/completions/teacher", "round_2/completions/policy"]
+
+
+def test_student_learns_from_the_final_policy_and_prefers_among_its_own_samples(folder):
+    run = unroll(folder)
+    assert run.labels("students/tiny/teacher/completions", "model") == ["round_3/dpo"]
+    clean = [f"round_{number}/prompts/clean" for number in (1, 2, 3)]
+    assert run.labels("students/tiny/teacher/completions", "prompts") == clean
+    assert run.labels("students/tiny/teacher/scores", "reward_model") == ["round_3/reward_model"]
+    assert run.labels("students/tiny/sft", "model") == ["students/tiny/base"]
+    assert run.labels("students/tiny/sft", "selected") == ["students/tiny/teacher/select"]
+    assert run.labels("students/tiny/student/completions", "model") == ["students/tiny/sft"]
+    assert run.labels("students/tiny/dpo", "model") == ["students/tiny/sft"]
+    assert run.labels("students/tiny/dpo", "selected") == ["students/tiny/student/select"]
+    assert run.labels("students/tiny/eval/win_rate_vs_own_base", "b") == ["students/tiny/own_base/eval/scores"]
+    assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["round_3/eval/scores"]
+
+
+def test_average_takes_the_newest_promoted_policies(folder):
+    run = unroll(folder, "train.average.num_policies=2", "num_rounds=4", held=(2,))
+    assert "round_1/average" not in run.made
+    assert run.labels("round_2/average", "models") == ["round_1/dpo", "round_2/dpo"]
+    assert run.labels("round_3/average", "models") == ["round_1/dpo", "round_3/dpo"]
+    assert run.labels("round_4/average", "models") == ["round_3/average", "round_4/dpo"]
+    assert run.made["round_3/policy"] == run.made["round_3/average"]
+
+
+def test_ratings_see_every_comparison_once(folder):
+    run = unroll(folder, held=(1,))
+    rates = run.inputs["ratings"]["win_rates"]
+    assert len(rates) == len(set(rates))
+    assert set(rates) == {artifact for label, artifact in run.made.items() if "/eval/win_rate_vs_" in label}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["num_rounds=3", "evaluate.judge={kind: reward_model}", "teacher={kind: practice}", "train.average.num_policies=2"],
+)
+def test_no_name_lies_inside_another(folder, override):
+    """A name is a link to an artifact's folder: a name below it would write into that artifact."""
+    names = set(unroll(folder, override, held=(2,)).made)
+    inside = [(name, parent) for name in names for parent in map(str, Path(name).parents) if parent in names]
+    assert inside == []
+
+
+# ------------------------------------------------------------------------------------------- what runs again
+
+
+def test_dpo_beta_reruns_dpo_and_what_comes_after(folder):
+    again = changed(unroll(folder), unroll(folder, "train.dpo.beta=0.05"))
+    first = {label for label in again if label.startswith("round_1/")}
+    assert first == {
+        "round_1/dpo",
+        "round_1/eval/completions",
+        "round_1/eval/scores",
+        "round_1/eval/win_rate_vs_previous",
+        "round_1/eval/win_rate_vs_base",
+        "round_1/gate",
+    }
+    assert {"round_2/annotate/completions_1", "round_2/sft", "students/tiny/sft", "ratings"} <= again
+    assert not {"eval_prompts", "seed_prompts", "base/eval/completions", "round_2/annotate/prompts"} & again
+
+
+def test_how_a_run_is_carried_out_changes_no_address(folder):
+    execution = ["execution.device=cuda", "execution.workers=4", "execution.max_batch_tokens=99"]
+    training = ["train.sft.device_batch_size=2", "train.dpo.gradient_checkpointing=true"]
+    assert changed(unroll(folder), unroll(folder, *execution, *training)) == set()
+
+
+def test_the_same_content_under_other_paths_changes_no_address(folder, tiny_model_dir, tmp_path):
+    before = unroll(folder)
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    shutil.copytree(tiny_model_dir, moved / "model")
+    (moved / "recipe.yaml").write_text(RECIPE.format(folder=moved, model=moved / "model"))
+    after = unroll(moved)
+    assert {label: artifact.address for label, artifact in after.made.items()} == {
+        label: artifact.address for label, artifact in before.made.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("annotate.jsonl", "round_1/annotate/prompts"),
+        ("more.jsonl", "round_1/prompts/file_1"),
+        ("mine.py", "round_1/annotate/labels"),
+    ],
+)
+def test_other_content_under_the_same_path_runs_again(folder, name, first):
+    before = unroll(folder)
+    with open(folder / name, "a") as file:
+        file.write('{"prompt": "one more"}\n' if name.endswith(".jsonl") else "# changed\n")
+    again = changed(before, unroll(folder))
+    assert first in again
+    assert "seed_prompts" not in again
+
+
+def test_seed_runs_everything_again(folder):
+    # A practice model has a seed of its own: it is one and the same model in runs with other seeds.
+    assert set(unroll(folder).asked) - changed(unroll(folder), unroll(folder, "seed=1")) == {"students/tiny/base"}
+
+
+def test_template_date_belongs_to_every_question(folder):
+    recipe = load_recipe(folder / "recipe.yaml", ["template_date=2024-07-26"])
+    dated = Planner(ArtifactStore(folder / "root"), recipe.template_date)
+    run_recipe(recipe, dated)
+    plain = unroll(folder)
+    assert not {row["address"] for row in dated.stages} & {row["address"] for row in plain.stages}
