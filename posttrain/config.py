@@ -325,8 +325,8 @@ class AnnotateConfig(Section):
 
     annotator: Annotator
     """Who labels."""
-    prompts: PromptSource
-    """Prompts to label, split over the rounds; a file annotator brings its own and leaves this unused for sampling."""
+    prompts: PromptSource | None = None
+    """Prompts to label, split over the rounds; a file annotator brings its own and takes none."""
     num_policies: PositiveInt = 1
     """Newest promoted policies that answer each prompt; L3 shows answers of two different models."""
     num_completions: PositiveInt = 4
@@ -343,6 +343,15 @@ class AnnotateConfig(Section):
     """Score gaps from which a preference is significantly, clearly, slightly, marginally better; below are ties."""
     min_strength: Literal["significantly_better", "better", "slightly_better", "marginally_better"] = "better"
     """Weakest strength kept; L3 keeps the two clearest for reward model and DPO."""
+
+    @model_validator(mode="after")
+    def _prompts_or_file(self) -> AnnotateConfig:
+        is_file = isinstance(self.annotator, FileAnnotator)
+        if is_file and self.prompts is not None:
+            raise ValueError("a file annotator brings its own prompts: remove annotate.prompts")
+        if not is_file and self.prompts is None:
+            raise ValueError("annotate.prompts is missing: prompts to sample from and label")
+        return self
 
 
 class GivenRewardModel(Section):

@@ -69,7 +69,7 @@ def annotate(recipe: Recipe, run: Runner, state: State, number: int) -> None:
     if section is None:
         return
     label = f"round_{number}/annotate"
-    if section.annotator.kind == "file":
+    if section.prompts is None:
         state.preferences.append(label_file(run, f"{label}/labels", section, number))
         return
     prompts = prompts_of_source(

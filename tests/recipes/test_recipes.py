@@ -153,12 +153,10 @@ def test_the_local_recipe_with_rows_that_people_ranked_plans_too(tmp_path: Path)
     path = ROOT / "recipes" / "local.yaml"
     for number in (1, 2):
         (tmp_path / f"preferences_{number}.jsonl").write_text(f'{{"round": {number}}}\n')
-    (tmp_path / "labels.jsonl").write_text('{"prompt": "a"}\n')
     overrides = [item for item in stand_ins(path, tmp_path) if not item.startswith("reward_model")]
     annotator = f"{{kind: file, path: '{tmp_path}/preferences_{{round}}.jsonl'}}"
-    prompts = f"{{kind: file, path: {tmp_path}/labels.jsonl}}"
     overrides += [
-        f"annotate={{annotator: {annotator}, prompts: {prompts}}}",
+        f"annotate={{annotator: {annotator}}}",
         "reward_model={kind: train, learning_rate: 2.0e-6, epochs: 1}",
     ]
     labels = [stage["label"] for stage in plan_stages(load_recipe(path, overrides), tmp_path)]
