@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.core.files import atomic_write
+from posttrain.core.files import atomic_write, content_hash
 from posttrain.recipe import Recipe, recipe_json
 from posttrain.stages import STAGES, Progress, StageCall
 from posttrain.store.artifacts import Artifact, ArtifactStore
@@ -173,17 +173,28 @@ class RunRecord:
         A changed recipe may have other stages: a link that stayed would name what this run does not hold.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._remove_links()
+        self._forget_last_command()
         self.data["recipe"] = recipe.name
         self.data["planned"] = [{key: row[key] for key in ("label", "stage", "address", "status")} for row in planned]
         atomic_write(self.path.parent / "recipe.resolved.json", recipe_json(recipe))
         self._write()
 
-    def _remove_links(self) -> None:
-        names = json.loads(self.path.read_text(encoding="utf-8"))["names"] if self.path.exists() else ()
-        for link in (self.path.parent / label for label in names):
+    def _forget_last_command(self) -> None:
+        if not self.path.exists():
+            return
+        last = json.loads(self.path.read_text(encoding="utf-8"))
+        self.data["reported"] = last.get("reported")
+        for link in (self.path.parent / label for label in last["names"]):
             if link.is_symlink():
                 link.unlink()
+
+    def report(self, write: Callable[[], Path], path: Path) -> None:
+        """Write the report, unless the last one was on the very same artifacts."""
+        names = content_hash(self.data["names"])
+        if self.data.get("reported") != names or not path.exists():
+            write()
+            self.data["reported"] = names
+            self._write()
 
     def update(self, label: str, stage: str, address: str, status: str, started: float) -> None:
         """Note where a stage is."""

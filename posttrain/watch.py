@@ -21,9 +21,11 @@ class LiveWatcher:
     run goes on; before anything was measured none is shown.
     """
 
-    def __init__(self, planned: Sequence[Mapping[str, Any]], store: ArtifactStore, stream: TextIO = sys.stderr) -> None:
-        self.stream = stream
-        self.is_live = stream.isatty()
+    def __init__(
+        self, planned: Sequence[Mapping[str, Any]], store: ArtifactStore, stream: TextIO | None = None
+    ) -> None:
+        self.stream = stream or sys.stderr
+        self.is_live = self.stream.isatty()
         self.waiting = [(row["label"], row["stage"]) for row in planned if row["status"] == "run"]
         self.num_stages = len(planned)
         self.position = 0

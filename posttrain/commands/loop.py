@@ -43,12 +43,11 @@ def run(args: Namespace) -> None:
             executor.record.end(state_after(error))
             raise
         executor.record.end("finished")
-    finished = find_run(recipe.name, root)
+        finished = find_run(recipe.name, root)
+        executor.record.report(lambda: write_report(finished), run_dir / "report.html")
     print(table_of_rounds(finished))
     num_run = watcher.position - watcher.num_hits
     print(f"\n{num_run} of {watcher.position} stages run, {watcher.num_hits} reused, {time.time() - started:.1f} s")
-    if num_run or not (run_dir / "report.html").exists():
-        write_report(finished)
     print(f"report: {run_dir / 'report.html'}")
 
 

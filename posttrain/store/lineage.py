@@ -33,8 +33,12 @@ def trace_row(artifacts: Sequence[tuple[str, Artifact]], row_id: str) -> list[st
         artifacts: Label and artifact of every stage of the run, in order.
         row_id: A prompt_id, or prompt_id:sample_index.
     """
-    prompt_id, _, index = row_id.partition(":")
-    sample_index = int(index) if index.isdigit() else None
+    prompt_id, _, index = row_id.rpartition(":")
+    of_prompt = _trace(artifacts, row_id, None)  # a prompt's own id may hold a colon
+    return of_prompt if of_prompt or not index.isdecimal() else _trace(artifacts, prompt_id, int(index))
+
+
+def _trace(artifacts: Sequence[tuple[str, Artifact]], prompt_id: str, sample_index: int | None) -> list[str]:
     lines: list[str] = []
     holders: dict[tuple[str, str], int] = {}
     told: set[str] = set()
