@@ -447,6 +447,8 @@ class TrainConfig(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: LoraConfig | None = None
     """Adapters; full fine-tuning when absent."""
+    template_date: str | None = None
+    """Date that chat templates print; the recipe's when absent."""
     seed: int | None = None
     """Seed of data order, heads and adapters; the recipe's seed when absent."""
     logging_steps: PositiveInt = how(10)

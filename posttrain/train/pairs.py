@@ -46,8 +46,8 @@ def tokenize_pairs(
     for number, row in enumerate(rows):
         try:
             prompt = normalize_prompt(row["prompt"])
-            prompt_ids = encode_prompt(tokenizer, prompt)
-            sides = [encode_example(tokenizer, prompt, row[side]) for side in SIDES]
+            prompt_ids = encode_prompt(tokenizer, prompt, config.template_date)
+            sides = [encode_example(tokenizer, prompt, row[side], config.template_date) for side in SIDES]
         except DataError as error:
             faults.add(f"row {number + 1}: {error}")
             continue

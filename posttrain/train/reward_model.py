@@ -154,7 +154,7 @@ def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:
     """Score the held-out pairs with the model as it was saved, and write report.json."""
     model = load_reward_model(job.out_dir, device=job.device)
     scored, unscored = score_pairs(
-        held_out, model, tokenizer, job.execution.max_batch_tokens, max_tokens=job.config.max_tokens
+        held_out, model, tokenizer, job.execution.max_batch_tokens, job.config.max_tokens, job.config.template_date
     )
     report = reward_model_report(scored) if scored else {"accuracy": None, "num_pairs": 0}
     report["num_unscored"] = len(unscored)

@@ -110,7 +110,7 @@ def tokenize_rows(
     ids_list, labels_list = [], []
     for number, row in enumerate(rows, start=1):
         try:
-            examples = encode_row(row, tokenizer)
+            examples = encode_row(row, tokenizer, config.template_date)
         except DataError as error:
             faults.add(f"row {number}: {error}")
             continue
@@ -128,14 +128,16 @@ def tokenize_rows(
     return Dataset.from_dict({"input_ids": ids_list, "labels": labels_list}), intake
 
 
-def encode_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+def encode_row(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, date: str | None = None
+) -> list[Encoded]:
     """Encode an SFT row: usually one example; several where one cannot hold the conversation."""
     if "messages" not in row:
-        return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"])]
+        return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"], date)]
     try:
-        return [encode_messages(tokenizer, row["messages"])]
+        return [encode_messages(tokenizer, row["messages"], date)]
     except DataError:
-        return encode_turns(tokenizer, row["messages"])
+        return encode_turns(tokenizer, row["messages"], date)
 
 
 class RowCollator:

@@ -41,7 +41,7 @@ def _lines(
     kind: Kind, number: int, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
 ) -> Iterator[Line]:
     if kind in ("sft", "distill"):
-        for example in encode_row(row, tokenizer):
+        for example in encode_row(row, tokenizer, config.template_date):
             yield {"row": number, **_shown(example, tokenizer, config)}
         return
     prompt = normalize_prompt(row["prompt"])
@@ -51,7 +51,8 @@ def _lines(
         else {side: row[side] for side in ("chosen", "rejected")}
     )
     for side, answer in answers.items():
-        yield {"row": number, "side": side, **_shown(encode_example(tokenizer, prompt, answer), tokenizer, config)}
+        example = encode_example(tokenizer, prompt, answer, config.template_date)
+        yield {"row": number, "side": side, **_shown(example, tokenizer, config)}
 
 
 def _shown(example: Encoded, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Line:
