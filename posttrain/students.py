@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posttrain.comparisons import evaluate_model, win_rate
+from posttrain.comparisons import Evaluated, evaluate_model, win_rate
 from posttrain.config import StudentConfig
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
@@ -38,12 +38,23 @@ def distill_student(recipe: Recipe, run: Runner, state: State, student: StudentC
         )
     run.alias(f"{label}/policy", policy)
     evaluated = evaluate_model(recipe, run, label, Teacher(policy), state.eval_prompts)
-    for role, other in (("own_base", Teacher(base)), ("teacher", teacher)):
-        opponent = evaluate_model(recipe, run, f"{label}/{role}", other, state.eval_prompts)
-        if other.model == state.policy:
-            opponent = state.best
+    own_base = _evaluated(recipe, run, state, f"{label}/own_base", Teacher(base))
+    taught_by = _evaluated(recipe, run, state, "students/teacher", teacher)
+    for role, opponent in (("own_base", own_base), ("teacher", taught_by)):
         rate = win_rate(recipe, run, f"{label}/eval/win_rate_vs_{role}", evaluated, opponent, state.reward_model)
         state.compared.append(rate)
+    if taught_by not in (state.best, state.base):
+        # Ratings need a chain of comparisons from the base to every model.
+        over_policy = "students/teacher/eval/win_rate_vs_policy"
+        state.compared.append(win_rate(recipe, run, over_policy, taught_by, state.best, state.reward_model))
+
+
+def _evaluated(recipe: Recipe, run: Runner, state: State, name: str, model: Teacher) -> Evaluated:
+    """Return a model's evaluation under the name that it has in the rounds, or under its own: one model, one rating."""
+    for known in (state.best, state.base):
+        if known.model == model:
+            return known
+    return evaluate_model(recipe, run, name, model, state.eval_prompts)
 
 
 def _best_of(

@@ -220,6 +220,25 @@ def test_student_learns_from_the_final_policy_and_prefers_among_its_own_samples(
     assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["round_3/eval/scores"]
 
 
+def rated(run: Recording) -> set[frozenset[str]]:
+    """Return which models meet in the comparisons that the ratings stand on."""
+    rates = [row for row in run.stages if row["artifact"] in run.inputs["ratings"]["win_rates"]]
+    return {frozenset(row["asked"]["config"]["names"]) for row in rates}
+
+
+def test_every_model_is_linked_to_the_base_by_comparisons_when_another_teacher_teaches(folder):
+    run = unroll(folder, "teacher={kind: practice, seed: 7}", "students.0.teacher=teacher", held=(3,))
+    assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["students/teacher/eval/scores"]
+    assert {frozenset(("students/tiny", "students/teacher")), frozenset(("students/teacher", "round_2"))} <= rated(run)
+
+
+def test_a_model_has_one_name_in_the_ratings(folder):
+    run = unroll(folder, "students.0.teacher=teacher", "teacher={kind: practice}", "base={kind: practice}")
+    assert run.labels("students/tiny/eval/win_rate_vs_own_base", "b") == ["base/eval/scores"]
+    assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["base/eval/scores"]
+    assert not any("own_base" in name or name == "students/teacher" for pair in rated(run) for name in pair)
+
+
 def test_average_takes_the_newest_promoted_policies(folder):
     run = unroll(folder, "train.average.num_policies=2", "num_rounds=4", held=(2,))
     assert "round_1/average" not in run.made
