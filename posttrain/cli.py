@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 our error (message only), 2 usage; anything else is our bu
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -14,6 +15,10 @@ from collections.abc import Sequence
 
 from posttrain.core.errors import PosttrainError
 
+# What the system refuses because of a path that was given, not because of a fault of ours.
+REFUSED_PATHS = frozenset(
+    {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+)
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -34,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, head for example, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in REFUSED_PATHS:
+            raise
+        told = f"{error.filename or 'a file'}: {error.strerror}; give another place, or mend this one"
+        print(f"posttrain {args.verb}: {told}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -73,6 +84,12 @@ def _verb(verbs: argparse._SubParsersAction, name: str, function: str, text: str
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     parser.set_defaults(function=function)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least 1")
+    return int(text)
 
 
 def _add_loop(verbs: argparse._SubParsersAction) -> None:
@@ -132,7 +149,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=_count, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
 
@@ -140,7 +157,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--reward-model", required=True, help="Hugging Face folder")
     parser.add_argument("--completions", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--out", required=True, help="folder")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=_count, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
 

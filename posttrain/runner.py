@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from posttrain.core.files import atomic_write, content_hash
 from posttrain.recipe import Recipe, recipe_json
+from posttrain.runs import read_record
 from posttrain.stages import STAGES, Progress, StageCall
 from posttrain.store.artifacts import Artifact, ArtifactStore
 from posttrain.store.fingerprint import identity
@@ -182,7 +183,7 @@ class RunRecord:
     def _forget_last_command(self) -> None:
         if not self.path.exists():
             return
-        last = json.loads(self.path.read_text(encoding="utf-8"))
+        last = read_record(self.path)
         self.data["reported"] = last.get("reported")
         for link in (self.path.parent / label for label in last["names"]):
             if link.is_symlink():

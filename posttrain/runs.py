@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.core.errors import DataError
+from posttrain.core.errors import DataError, StorageError
 from posttrain.core.files import is_locked
 from posttrain.store.artifacts import Artifact, ArtifactStore
 
 LOCK = ".lock"
 """File in a run's folder that a command holds locked while it runs."""
+
+
+RECORD_KEYS = ("recipe", "state", "stages", "names", "planned")
+_REMEDY = "remove it and run the recipe again, which finds all finished stages"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """Return the resolved recipe."""
-        return json.loads((self.folder / "recipe.resolved.json").read_text(encoding="utf-8"))
+        path = self.folder / "recipe.resolved.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError) as error:
+            raise StorageError(f"{path} cannot be read ({error}); run the recipe again to have it written") from error
 
     @property
     def num_rounds(self) -> int:
@@ -82,12 +90,28 @@ def find_run(name: str, root: Path) -> Run:
     for folder in (root / "runs" / name, Path(name)):
         path = folder / "run.json"
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_record(path)
             return Run(record["recipe"], folder, record, ArtifactStore(folder.absolute().parent.parent))
     runs = root / "runs"
     there = sorted(path.parent.name for path in runs.glob("*/run.json")) if runs.is_dir() else []
     known = f"runs in {runs}: {', '.join(there)}" if there else f"there are no runs in {runs}"
     raise DataError(f"no run '{name}'; {known}. Give a name, a folder with run.json, or --root DIR")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a run's `run.json`.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{path} cannot be read ({error}); {_REMEDY}") from error
+    missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise StorageError(f"{path} is no record of a run: it lacks {', '.join(missing)}; {_REMEDY}")
+    return record
 
 
 def table_of_rounds(found: Run) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from posttrain.config import Execution
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
-from posttrain.core.model_files import resolve
+from posttrain.core.model_files import check_model_dir, resolve
 from posttrain.engines import device_of, params_of
 from synth.completions import SamplingSummary, sample_completions
 from synth.engines.base import Engine
@@ -29,6 +29,7 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     if args.base_url is not None:
         raise DataError("--base-url belongs to --engine openai; leave it out or choose that engine")
     model = resolve(args.model)
+    check_model_dir(model)
     tokenizer = load_tokenizer(model)
     params = params_of(_sampling(args), tokenizer, model)
     device = device_of(Execution(device=args.device))

@@ -41,7 +41,9 @@ def score(args: Namespace) -> None:
         dtype=args.dtype,
         device=device_of(Execution(device=args.device)),
     )
-    print(json.dumps(score_with_workers(job, args.workers, _progress("rows")), indent=1, ensure_ascii=False))
+    summary = score_with_workers(job, args.workers, _progress("rows"))
+    _refuse_nothing(args.completions, summary["completions"])
+    print(json.dumps(summary, indent=1, ensure_ascii=False))
 
 
 def select(args: Namespace) -> None:
@@ -49,7 +51,13 @@ def select(args: Namespace) -> None:
     from reward.select import select_file
 
     summary = select_file(args.scored, args.out, rule=args.rule, margin=args.margin)
+    _refuse_nothing(args.scored, summary["completions"])
     print(json.dumps(summary, indent=1, ensure_ascii=False))
+
+
+def _refuse_nothing(path: str, num_rows: int) -> None:
+    if not num_rows:
+        raise DataError(f"{path} holds no rows; expected completion rows, as `posttrain sample` writes them")
 
 
 def train(args: Namespace) -> None:
@@ -68,6 +76,7 @@ def train(args: Namespace) -> None:
         return
     if args.out is None:
         raise DataError("train needs --out DIR for the trained model")
+    Path(args.out).mkdir(parents=True, exist_ok=True)  # a place that cannot be written shows before anything is loaded
     teacher = None if args.teacher is None else resolve(args.teacher)
     seed = 0 if config.seed is None else config.seed
     model = resolve(args.model)
@@ -108,9 +117,11 @@ def winrate(args: Namespace) -> None:
     from posttrain.evaluate.compare import compare
     from posttrain.evaluate.win_rate import win_rate
 
-    verdicts = compare(read_rows(args.a), read_rows(args.b), args.judge)
-    result = win_rate(verdicts, args.seed)
+    rows_a, rows_b = read_rows(args.a), read_rows(args.b)
     out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
+    verdicts = compare(rows_a, rows_b, args.judge)
+    result = win_rate(verdicts, args.seed)
     write_jsonl(out / "verdicts.jsonl", verdicts)
     atomic_write(out / "win_rate.json", json.dumps(result, indent=1) + "\n")
     if args.json:

@@ -31,9 +31,17 @@ __all__ = [
 
 
 def sha256_file(path: PathLike) -> str:
-    """Hash the bytes of a file, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hash the bytes of a file, 64 hex digits.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "is a directory" if Path(path).is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give a file") from error
 
 
 def canonical_json(obj: Any) -> str:
