@@ -99,6 +99,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
             "prompts.generators has magpie, but a chat endpoint cannot complete a user turn: "
             "use self_instruct or a teacher with weights"
         )
+    if isinstance(recipe.teacher, PolicyModel) and {"teacher", "policy"} <= set(recipe.completions.engines):
+        yield "completions.engines names teacher and policy, but the teacher is the policy: name one of the two"
     names = [student.name for student in recipe.students]
     if len(set(names)) < len(names):
         yield f"students have the same name twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"

@@ -160,17 +160,21 @@ def sample_completions(recipe: Recipe, run: Runner, state: State, number: int, p
     """4. K samples per prompt from the teacher, the newest policy, or both (L3 4.2.2)."""
     policy = Teacher(state.policy)
     sources = {"policy": policy, "teacher": state.teacher or policy}
+    # One model asked twice (a teacher that is the base, in round 1) would give each sample index twice.
+    asked: dict[Teacher, str] = {}
+    for engine in recipe.completions.engines:
+        asked.setdefault(sources[engine], engine)
     return [
         run.stage(
             f"round_{number}/completions/{engine}",
             "sample",
-            {"prompts": [prompts], **sources[engine].inputs},
-            endpoint=sources[engine].endpoint,
+            {"prompts": [prompts], **source.inputs},
+            endpoint=source.endpoint,
             sampling=sampling_of(recipe.completions),
             seed=derive_seed(recipe.seed, "completions", engine, number),
             round=number,
         )
-        for engine in dict.fromkeys(recipe.completions.engines)
+        for source, engine in asked.items()
     ]
 
 

@@ -205,6 +205,12 @@ def test_a_teacher_of_its_own_writes_and_answers_where_the_recipe_says(folder):
     assert run.labels("round_2/scores", "completions") == ["round_2/completions/teacher", "round_2/completions/policy"]
 
 
+def test_a_teacher_that_is_the_policy_answers_once(folder):
+    run = unroll(folder, "teacher={kind: practice}", "base={kind: practice}", "completions.engines=[teacher, policy]")
+    assert run.labels("round_1/scores", "completions") == ["round_1/completions/teacher"]
+    assert run.labels("round_2/scores", "completions") == ["round_2/completions/teacher", "round_2/completions/policy"]
+
+
 def test_student_learns_from_the_final_policy_and_prefers_among_its_own_samples(folder):
     run = unroll(folder)
     assert run.labels("students/tiny/teacher/completions", "model") == ["round_3/dpo"]
