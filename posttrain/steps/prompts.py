@@ -37,16 +37,17 @@ def source_prompts(
     call: StageCall, source: PromptFile | PracticePrompts, content: str | None, seed: int, part: int, num_parts: int
 ) -> dict[str, Any]:
     """Take one of `num_parts` disjoint parts of a file's or the practice world's prompts."""
-    held_out = _rows_of(call.inputs["exclude"])
-    excluded = {row["prompt_id"] for row in held_out}
-    texts = {prompt_id(row["prompt"]) for row in held_out}  # a file's own ids may differ for one and the same prompt
+    # By content: two files may number their rows alike, and one prompt may have two names.
+    excluded = {prompt_id(row["prompt"]) for row in _rows_of(call.inputs["exclude"])}
     rejects: list[Row] = []
     if isinstance(source, PracticePrompts):
-        rows = make_prompts(source.num_prompts, seed, excluded)
+        try:
+            rows = make_prompts(source.num_prompts, seed, excluded)
+        except ValueError as error:
+            raise DataError(str(error)) from error
     else:
         rows, rejects = read_prompts(source.path)
-        rows = [{"source": "file", **row} for row in rows if row["prompt_id"] not in excluded]
-        rows = [row for row in rows if prompt_id(row["prompt"]) not in texts]
+        rows = [{"source": "file", **row} for row in rows if prompt_id(row["prompt"]) not in excluded]
         random.Random(seed).shuffle(rows)
         if source.num_prompts is not None:
             rows = _at_least(rows, source.num_prompts, source.path)[: source.num_prompts]
@@ -122,8 +123,8 @@ def clean_prompts(
     round: int,
 ) -> dict[str, Any]:
     """Drop what is no use, each with a reason: broken, too long, known, near a known one, or an evaluation prompt."""
-    written = _rows_of(call.inputs["written"])
     known, held_out = _rows_of(call.inputs["known"]), _rows_of([call.inputs["held_out"]])
+    written = own_names(_rows_of(call.inputs["written"]), {row["prompt_id"] for row in [*known, *held_out]})
     filters = _filters(call, cleaning, known, held_out)
     kept, dropped, counts = clean(written, filters, cleaning.max_drop_rate)
     if len(kept) < min_prompts:
@@ -143,6 +144,17 @@ def clean_prompts(
         "dropped": counts["reasons"],
         "sources": dict(Counter(row["source"] for row in kept)),
     }
+
+
+def own_names(rows: Iterable[Row], taken: set[str]) -> list[Row]:
+    """Name a row by its content where its id is taken: files that number their rows alike would else be mixed up."""
+    used = set(taken)
+    named: list[Row] = []
+    for row in rows:
+        name = row["prompt_id"] if row["prompt_id"] not in used else prompt_id(row["prompt"])
+        used.add(name)
+        named.append({**row, "prompt_id": name})
+    return named
 
 
 def _filters(call: StageCall, cleaning: Cleaning, known: list[Row], held_out: list[Row]) -> dict[str, Filter]:
