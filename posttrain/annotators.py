@@ -13,13 +13,19 @@ from posttrain.sources import derive_seed, import_model, text_content
 from posttrain.store.artifacts import Artifact
 
 
-def label_file(run: Runner, label: str, section: AnnotateConfig, number: int) -> Artifact:
-    """Take the round's rows that a person ranked."""
+def label_file(run: Runner, label: str, section: AnnotateConfig, held_out: Artifact, number: int) -> Artifact:
+    """Take the round's rows that a person ranked, without those on held-out prompts."""
     assert isinstance(section.annotator, FileAnnotator)
     path = section.annotator.path.replace("{round}", str(number))
     rows = section.annotator.model_copy(update={"path": path})
     return run.stage(
-        label, "label_file", annotator=rows, content=sha256_file(path), round=number, min_strength=section.min_strength
+        label,
+        "label_file",
+        {"held_out": held_out},
+        annotator=rows,
+        content=sha256_file(path),
+        round=number,
+        min_strength=section.min_strength,
     )
 
 

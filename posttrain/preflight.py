@@ -15,6 +15,7 @@ from posttrain.core.model_files import check_model_dir
 from posttrain.functions import function_file
 from posttrain.recipe import FUNCTION_KEYS, Recipe, raise_faults, read_data, validate
 from reward.pair_rules import RULES
+from reward.preferences import check_strength_names
 from synth.prompts.template import load_template
 
 MAX_SHOWN = 20
@@ -96,6 +97,7 @@ def _label_faults(where: str, path: str, num_rounds: int) -> Iterator[str]:
 def _check_labels(path: str) -> None:
     rows = read_rows(path)
     read_checked_rows(path, "ranking" if rows and "completions" in rows[0] else "preference")
+    check_strength_names(rows, path)
 
 
 def _prompt_faults(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:

@@ -70,7 +70,7 @@ def annotate(recipe: Recipe, run: Runner, state: State, number: int) -> None:
         return
     label = f"round_{number}/annotate"
     if section.prompts is None:
-        state.preferences.append(label_file(run, f"{label}/labels", section, number))
+        state.preferences.append(label_file(run, f"{label}/labels", section, state.eval_prompts, number))
         return
     prompts = prompts_of_source(
         recipe,

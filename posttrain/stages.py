@@ -65,7 +65,7 @@ _ROWS = (
     ("clean_prompts", 1, "PROMPT", "PROMPT", "prompts:clean_prompts"),
     ("sample", 1, "PROMPT, model", "COMPLETION", "sampling:sample"),
     ("label", 1, "COMPLETION", "PREFERENCE, RANKING", "annotate:label_completions"),
-    ("label_file", 1, "PREFERENCE or RANKING", "PREFERENCE, RANKING", "annotate:label_file"),
+    ("label_file", 1, "PREFERENCE or RANKING, PROMPT", "PREFERENCE, RANKING", "annotate:label_file"),
     ("reward_model", 1, "model, PREFERENCE, RANKING", "model", "training:reward_model"),
     ("score", 1, "COMPLETION, model", "COMPLETION", "scoring:score"),
     ("select", 1, "COMPLETION", "COMPLETION, PREFERENCE", "scoring:select_rows"),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
 from reward.errors import RewardError
 from reward.ids import Row, completion_text, group_by_prompt, normalized_text, with_ids
@@ -101,6 +102,20 @@ def strength_of(gap: float, strengths: Sequence[float]) -> str | None:
         if gap > 0 and gap >= least:
             return name
     return None
+
+
+def check_strength_names(rows: Iterable[Mapping[str, Any]], where: str) -> None:
+    """Refuse rows with a strength (or, in rankings, `strengths`) of another name; a row may have none.
+
+    Raises:
+        DataError: lists the rows; a misspelt strength would else pass for a weak one.
+    """
+    faults = Faults(where)
+    for number, row in enumerate(rows, start=1):
+        for name in [row.get("strength"), *(row.get("strengths") or [])]:
+            if name is not None and name not in STRENGTHS:
+                faults.add(f"row {number}: unknown strength {name!r}; expected one of {', '.join(STRENGTHS)}")
+    faults.raise_if_any(DataError)
 
 
 def rankings_to_pairs(rankings: Iterable[Mapping[str, Any]]) -> list[Row]:

@@ -8,13 +8,13 @@ from posttrain.config import Annotator, FileAnnotator, JudgeAnnotator, RewardMod
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
-from posttrain.core.formats import check_rows
+from posttrain.core.formats import check_rows, normalize_prompt, prompt_id
 from posttrain.core.models import load_reward_model
-from posttrain.engines import device_of
+from posttrain.engines import device_of, use_threads
 from posttrain.functions import load_function
 from posttrain.stages import StageCall
 from posttrain.steps.judging import judge_rows
-from reward.preferences import STRENGTHS, Labels, label, rankings_to_pairs
+from reward.preferences import STRENGTHS, Labels, check_strength_names, label, rankings_to_pairs
 from reward.score import score_rows
 from reward.verifiers.runner import run_verifier
 
@@ -31,6 +31,7 @@ def label_completions(
     round: int,
 ) -> dict[str, Any]:
     """Label samples: edited > chosen > rejected, in four strengths, near-ties left out."""
+    use_threads(call.execution)
     rows = _merged(call)
     edited: dict[str, str] = {}
     if isinstance(annotator, VerifierAnnotator):
@@ -38,7 +39,8 @@ def label_completions(
         edited = _edits(annotator, rows)
     elif isinstance(annotator, RewardModelAnnotator):
         model = load_reward_model(call.inputs["model"], device=device_of(call.execution))
-        rows = score_rows(rows, model, load_tokenizer(call.inputs["model"]), call.execution.max_batch_tokens)
+        tokenizer = load_tokenizer(call.inputs["model"])
+        rows = score_rows(rows, model, tokenizer, call.execution.max_batch_tokens, date=call.template_date)
     elif isinstance(annotator, JudgeAnnotator):
         rows = judge_rows(call, annotator, rows, seed)
     labels = label(rows, strengths, min_strength, edited, seed=seed)
@@ -48,20 +50,32 @@ def label_completions(
 def label_file(
     call: StageCall, annotator: FileAnnotator, content: str, round: int, min_strength: str
 ) -> dict[str, Any]:
-    """Take rows that a person ranked; weaker preferences than `min_strength` are left out."""
+    """Take rows that a person ranked, without held-out prompts and preferences weaker than `min_strength`."""
     rows = read_rows(annotator.path)
     rankings = [row for row in rows if "completions" in row]
     pairs = [row for row in rows if "completions" not in row]
     check_rows(rankings, "ranking", annotator.path)
     check_rows(pairs, "preference", annotator.path)
+    check_strength_names(rows, annotator.path)
+    held_out = {prompt_id(row["prompt"]) for row in read_rows(call.inputs["held_out"] / "prompts.jsonl")}
+    rankings = [row for row in rankings if prompt_id(normalize_prompt(row["prompt"])) not in held_out]
     allowed = STRENGTHS[: STRENGTHS.index(min_strength) + 1]
-    all_pairs = [*pairs, *rankings_to_pairs(rankings)]
-    kept = [row for row in all_pairs if row.get("strength", allowed[0]) in allowed]
+    kept: list[Row] = []
+    left_out: list[Row] = []
+    for row in [*pairs, *rankings_to_pairs(rankings)]:
+        if prompt_id(normalize_prompt(row["prompt"])) in held_out:
+            left_out.append({**row, "drop_reason": "held_out_prompt"})
+        elif (row.get("strength") or allowed[0]) not in allowed:
+            left_out.append({**row, "drop_reason": "weaker_than_min_strength"})
+        else:
+            kept.append(row)
     if not kept:
-        raise DataError(f"{annotator.path} holds no preference of strength {min_strength} or clearer; label more rows")
-    weak = [{**row, "drop_reason": "weaker_than_min_strength"} for row in all_pairs if row not in kept]
-    summary = {"num_rankings": len(rankings), "num_preferences": len(kept), "num_left_out": len(weak)}
-    return _write(call, Labels(rankings, kept, weak, summary), round)
+        raise DataError(
+            f"{annotator.path} holds no preference of strength {min_strength} or clearer on a prompt that is not held "
+            "out; label more rows"
+        )
+    summary = {"num_rankings": len(rankings), "num_preferences": len(kept), "num_left_out": len(left_out)}
+    return _write(call, Labels(rankings, kept, left_out, summary), round)
 
 
 def _merged(call: StageCall) -> list[Row]:
