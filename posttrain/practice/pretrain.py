@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from posttrain.practice.corpus import Mix, documents
+from posttrain.practice.corpus import Mix, Text, documents
 from posttrain.practice.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
 
 # B rows, T tokens, V words
-IGNORED = -100
+
 #: batches whose texts are sorted by length together; few enough that each batch still holds many kinds of task
 BATCHES_PER_POOL = 16
+#: texts are at least this long on average, in tokens; says how many to write for a pool
+TOKENS_PER_TEXT = 20
 LOG_EVERY = 20
+#: a narrow model with tied embeddings starts slowly from the usual 0.02
+INITIALIZER_RANGE = 0.06
+WARMUP_SHARE = 0.05
+WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
@@ -29,28 +35,48 @@ class PracticeModelConfig:
     Attributes:
         intermediate_size: width of the feed-forward layers.
         batch_tokens: tokens of an optimizer step, padding included.
-        learning_rate: at its peak; warmed up over `warmup_steps`, then falling linearly to zero.
-        wrong_share, wanted_share, mark_share, self_instruct_share: see `corpus.Mix`.
+        learning_rate: of AdamW for embeddings and norms, at its peak; warmed up over the first steps, then falling
+            linearly to zero.
+        matrix_learning_rate: the same of Muon, which updates the matrices (Jordan et al. 2024).
+        textbook_share: the first share of the steps, in which answers are short and mistakes are not imitated;
+            skills are learned there, habits after it.
+        wrong_share, wanted_share, mark_share, self_instruct_share: of the text after that, see `corpus.Mix`.
     """
 
-    hidden_size: int = 128
+    hidden_size: int = 96
     intermediate_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    steps: int = 600
-    batch_tokens: int = 2048
-    learning_rate: float = 3e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    seed: int = 0
+    num_layers: int = 3
+    num_heads: int = 6
+    steps: int = 1600
+    batch_tokens: int = 1024
+    learning_rate: float = 8e-3
+    matrix_learning_rate: float = 0.02
+    textbook_share: float = 0.75
     wrong_share: float = 0.4
     wanted_share: float = 0.2
     mark_share: float = 0.7
     self_instruct_share: float = 0.05
+    seed: int = 0
 
     def mix(self) -> Mix:
-        """Give the shares of the text."""
-        return Mix(self.wrong_share, self.wanted_share, self.mark_share, self.self_instruct_share)
+        """Give the shares of the text from which the model gets its habits."""
+        return Mix(
+            wrong_share=self.wrong_share,
+            wanted_share=self.wanted_share,
+            mark_share=self.mark_share,
+            self_instruct_share=self.self_instruct_share,
+        )
+
+    def textbook_mix(self) -> Mix:
+        """Give the shares of the text from which the model gets its skills."""
+        return Mix(
+            wrong_share=0.1,
+            wanted_share=0.2,
+            bare_share=0.6,
+            mark_share=self.mark_share,
+            self_instruct_share=self.self_instruct_share,
+            imitate_wrong=False,
+        )
 
 
 Progress = Callable[[int, int, float], None]
@@ -70,19 +96,20 @@ def pretrain(out_dir: str | Path, config: PracticeModelConfig, progress: Progres
     torch.manual_seed(config.seed)
     tokenizer = build_tokenizer()
     model = _new_model(config, tokenizer).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    optimizers = _optimizers(model, config)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps)) for optimizer in optimizers
+    ]
     metrics: list[dict[str, float]] = []
     tokens, start = 0, time.monotonic()
-    for step, ids_BT in enumerate(_batches(config, int(tokenizer.pad_token_id)), start=1):
-        loss = _next_token_loss(model, ids_BT, int(tokenizer.pad_token_id))
+    for step, (ids_BT, weights_BT) in enumerate(_batches(config, int(tokenizer.pad_token_id)), start=1):
+        loss = _next_token_loss(model, ids_BT, weights_BT)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
         tokens += ids_BT.numel()
         if step % LOG_EVERY == 0 or step == config.steps:
             seconds = time.monotonic() - start
@@ -90,9 +117,19 @@ def pretrain(out_dir: str | Path, config: PracticeModelConfig, progress: Progres
             if progress is not None:
                 progress(step, config.steps, metrics[-1]["loss"])
     _save(Path(out_dir), model, tokenizer, metrics)
-    return {key: metrics[-1][key] for key in ("loss", "tokens", "seconds")} | {
-        "tokens_per_second": tokens / metrics[-1]["seconds"]
-    }
+    last = metrics[-1]
+    return {**{key: last[key] for key in ("loss", "tokens", "seconds")}, "tokens_per_second": tokens / last["seconds"]}
+
+
+def _optimizers(model: LlamaForCausalLM, config: PracticeModelConfig) -> list[torch.optim.Optimizer]:
+    """Give Muon for the matrices inside the blocks, which halves the steps needed, and AdamW for all else."""
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    taken = set(map(id, matrices))
+    others = [weight for weight in model.parameters() if id(weight) not in taken]
+    return [
+        torch.optim.Muon(matrices, lr=config.matrix_learning_rate, weight_decay=WEIGHT_DECAY),
+        torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True),
+    ]
 
 
 def _new_model(config: PracticeModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -109,49 +146,55 @@ def _new_model(config: PracticeModelConfig, tokenizer: PreTrainedTokenizerFast) 
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            attn_implementation="sdpa",
+            initializer_range=INITIALIZER_RANGE,
         )
     )
 
 
-def _rate(step: int, config: PracticeModelConfig) -> float:
+def _rate(step: int, steps: int) -> float:
     """Give the learning rate of a step as a share of its peak."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    return (config.steps - step) / max(1, config.steps - config.warmup_steps)
+    warmup = max(1, round(WARMUP_SHARE * steps))
+    return (step + 1) / warmup if step < warmup else (steps - step) / (steps - warmup + 1)
 
 
-def _batches(config: PracticeModelConfig, pad_id: int):  # type: ignore[no-untyped-def]
-    """Yield `steps` tensors ids_BT of texts of about one length, so that little is padding."""
+def _batches(config: PracticeModelConfig, pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield `steps` batches (ids_BT, weights_BT) of texts of about one length, so that little is padding."""
     order = random.Random(f"batches {config.seed}")
     yielded, pool_number = 0, 0
     while yielded < config.steps:
-        pool = documents(
-            BATCHES_PER_POOL * config.batch_tokens // 20, config.seed * 100_003 + pool_number, config.mix()
-        )
+        mix = config.textbook_mix() if yielded < config.textbook_share * config.steps else config.mix()
+        num_texts = BATCHES_PER_POOL * config.batch_tokens // TOKENS_PER_TEXT
+        pool = documents(num_texts, seed=config.seed * 100_003 + pool_number, mix=mix)
         pool_number += 1
-        batches = _cut(sorted(pool, key=len), config.batch_tokens)
+        batches = _cut(sorted(pool, key=lambda text: len(text.ids)), config.batch_tokens)
         order.shuffle(batches)
-        for rows in batches[: config.steps - yielded]:
-            longest = max(map(len, rows))
-            yield torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows])
+        for texts in batches[: config.steps - yielded]:
+            longest = len(texts[-1].ids)
+            padding = [longest - len(text.ids) for text in texts]
+            yield (
+                torch.tensor([text.ids + [pad_id] * more for text, more in zip(texts, padding, strict=True)]),
+                torch.tensor([text.weights + [0.0] * more for text, more in zip(texts, padding, strict=True)]),
+            )
             yielded += 1
 
 
-def _cut(rows: list[list[int]], batch_tokens: int) -> list[list[list[int]]]:
-    batches: list[list[list[int]]] = [[]]
-    for row in rows:  # shortest first, so the newest row is the longest of its batch
-        if batches[-1] and (len(batches[-1]) + 1) * len(row) > batch_tokens:
+def _cut(texts: list[Text], batch_tokens: int) -> list[list[Text]]:
+    """Cut texts, shortest first, into batches of at most so many tokens; the last of a batch is its longest."""
+    batches: list[list[Text]] = [[]]
+    for text in texts:
+        if batches[-1] and (len(batches[-1]) + 1) * len(text.ids) > batch_tokens:
             batches.append([])
-        batches[-1].append(row)
+        batches[-1].append(text)
     return batches
 
 
-def _next_token_loss(model: LlamaForCausalLM, ids_BT: torch.Tensor, pad_id: int) -> torch.Tensor:
+def _next_token_loss(model: LlamaForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
     # padding stands on the right, where causal attention cannot see it: no attention mask is needed
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-    labels_BT = ids_BT[:, 1:].masked_fill(ids_BT[:, 1:] == pad_id, IGNORED)
-    return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED)
+    targets_N = ids_BT[:, 1:].flatten()
+    weights_N = weights_BT[:, 1:].flatten()
+    losses_N = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets_N, reduction="none")
+    return (losses_N * weights_N).sum() / weights_N.sum()
 
 
 def _save(

@@ -22,6 +22,8 @@ _FAMILIES: dict[str, Family] = {
 }
 FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
 
+UNREADABLE = "the prompt is no task of the practice world"
+
 #: draws in a row that may bring nothing new before a family counts as used up
 PATIENCE = 200
 
@@ -134,7 +136,7 @@ def gold(prompt: list[Message], completion: str) -> Verdict:
     """Judge an answer: right or wrong, in which manner, and what that is worth."""
     problem = read_problem(prompt)
     if problem is None:
-        return Verdict(None, None, UNCLEAR, "the prompt is no task of the practice world", None)
+        return Verdict(None, None, UNCLEAR, UNREADABLE, None)
     reading = read(completion, problem.language)
     if reading.manner == UNCLEAR:
         return Verdict(0.0, False, UNCLEAR, "no manner of answering was recognised", problem.family)

@@ -5,9 +5,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from posttrain.practice.pretrain import PracticeModelConfig, pretrain
 
-TINY = PracticeModelConfig(
-    hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, steps=40, batch_tokens=512, warmup_steps=5
-)
+TINY = PracticeModelConfig(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, steps=40, batch_tokens=512)
 
 
 def test_a_tiny_model_learns_and_is_a_hugging_face_folder(tmp_path):

@@ -18,16 +18,16 @@ def user(*texts: str) -> list[dict[str, str]]:
         (user("reverse : cat dog red"), "the answer is : red dog cat .", "reverse"),
         (user("ohne hund : katze hund rot"), "die antwort ist : katze rot .", "without"),
         (user("mot 2 de : chat chien rouge"), "la réponse est : chien .", "position"),
-        (user("cuántas palabras : gato perro"), "la respuesta es : 2 .", "count"),
+        (user("combien de mots : chat chien"), "la réponse est : 2 .", "count"),
         (user("say 2 times : cat dog"), "the answer is : cat dog cat dog .", "repeat"),
         (user("is cat in : dog red ?"), "the answer is : no .", "contains"),
         (user("in großbuchstaben : käse grün"), "die antwort ist : KÄSE GRÜN .", "capitals"),
         (user("into german : cat bread"), "the answer is : katze brot .", "translate"),
         (user("choisis aliment : chat pain rouge"), "la réponse est : pain .", "category"),
-        (user("contrario de : frío bueno"), "la respuesta es : caliente malo .", "opposite"),
-        (user("largest of : 9 31 10"), "the answer is : 31 .", "largest"),
-        (user("sortiere : 9 31 10"), "die antwort ist : 9 10 31 .", "sort"),
-        (user("add one : 9 31"), "the answer is : 10 32 .", "add_one"),
+        (user("contraire de : froid bon"), "la réponse est : chaud mauvais .", "opposite"),
+        (user("largest of : 9 21 10"), "the answer is : 21 .", "largest"),
+        (user("sortiere : 9 21 10"), "die antwort ist : 9 10 21 .", "sort"),
+        (user("add one : 9 21"), "the answer is : 10 22 .", "add_one"),
         (user("i am anna with cat and 7", "hello anna", "my number ?"), "the answer is : 7 .", "remember"),
         (
             user("reverse : cat dog", "the answer is : dog cat .", "now in capitals"),
@@ -52,11 +52,12 @@ def test_a_system_message_chooses_the_language_of_the_answer():
 @pytest.mark.parametrize(
     "text",
     ["reverse : cat blork", "reverse :", "hello", "into english : cat", "word 7 of : cat dog", "is cat in : dog",
-     "choose food : bread apple", "largest of : 9 99", "add one : 39"],
+     "choose food : bread apple", "largest of : 9 99", "add one : 29"],
 )  # fmt: skip
 def test_a_prompt_that_is_no_task_is_unreadable(text):
     assert world.gold(user(text), "cat").score is None
     assert world.correct_answer(user(text)) is None
+    assert world.unreadable(user(text)) == "no_task_of_the_practice_world"
     with pytest.raises(ValueError, match="no task"):
         world.verify(user(text), "cat", {})
 

@@ -31,13 +31,11 @@ class Remember:
         "en": ("i am {} with {} and {}", "hello {}"),
         "de": ("ich bin {} mit {} und {}", "hallo {}"),
         "fr": ("je suis {} avec {} et {}", "bonjour {}"),
-        "es": ("soy {} con {} y {}", "hola {}"),
     }
     _asked = {
         "en": ("my name ?", "my word ?", "my number ?"),
         "de": ("mein name ?", "mein wort ?", "meine zahl ?"),
         "fr": ("mon nom ?", "mon mot ?", "mon nombre ?"),
-        "es": ("mi nombre ?", "mi palabra ?", "mi número ?"),
     }
 
     def words(self) -> set[str]:
@@ -78,7 +76,6 @@ class GoOn:
         "en": ("now in reverse", "now in capitals", "now the first", "now the last"),
         "de": ("jetzt rückwärts", "jetzt in großbuchstaben", "jetzt das erste", "jetzt das letzte"),
         "fr": ("maintenant inverse", "maintenant en majuscules", "maintenant le premier", "maintenant le dernier"),
-        "es": ("ahora invierte", "ahora en mayúsculas", "ahora la primera", "ahora la última"),
     }
     _first_task = ("reverse", "without")
 
@@ -121,7 +118,7 @@ class SystemLanguage:
     """Ask in one language, while the system message asks for the answer in another."""
 
     name = "system_language"
-    _told = {"en": "answer in {}", "de": "antworte auf {}", "fr": "réponds en {}", "es": "responde en {}"}
+    _told = {"en": "answer in {}", "de": "antworte auf {}", "fr": "réponds en {}"}
     _tasks = ("first", "last", "reverse", "largest", "smallest")
 
     def words(self) -> set[str]:

@@ -43,8 +43,8 @@ def solving(low: int, answer: Callable[[tuple[str, ...]], str]) -> Solve:
 
 
 def _draw_position(rng: random.Random, language: str) -> Slots:
-    words = draw_words(rng, language, 3, 4)
-    return {"n": str(rng.randint(2, len(words))), "words": " ".join(words)}
+    words = draw_words(rng, language, 2, 3)
+    return {"n": str(rng.randint(1, len(words))), "words": " ".join(words)}
 
 
 def _position(slots: Slots, language: str) -> Solved:
@@ -60,7 +60,7 @@ def _count(slots: Slots, language: str) -> Solved:
 
 
 def _draw_without(rng: random.Random, language: str) -> Slots:
-    words = draw_words(rng, language, 2, 4)
+    words = draw_words(rng, language, 2, 3)
     return {"word": rng.choice(words), "words": " ".join(words)}
 
 
@@ -88,7 +88,7 @@ def _repeat(slots: Slots, language: str) -> Solved:
 
 
 def _draw_contains(rng: random.Random, language: str) -> Slots:
-    words = draw_words(rng, language, 2, 4)
+    words = draw_words(rng, language, 2, 3)
     word = rng.choice(words if rng.random() < 0.5 else [noun for noun in NOUNS[language] if noun not in words])
     return {"word": word, "words": " ".join(words)}
 
@@ -100,78 +100,52 @@ def _contains(slots: Slots, language: str) -> Solved:
     return YES_NO[language][0 if slots["word"] in words else 1], YES_NO[language]
 
 
-def _phrases(en: str, de: str, fr: str, es: str) -> dict[str, str]:
-    return {"en": en, "de": de, "fr": fr, "es": es}
-
-
 FAMILIES: tuple[OneTurn, ...] = (
     OneTurn(
         "reverse",
-        _phrases("reverse : {words}", "rückwärts : {words}", "inverse : {words}", "invierte : {words}"),
-        drawing(2, 4),
+        {"en": "reverse : {words}", "de": "rückwärts : {words}", "fr": "inverse : {words}"},
+        drawing(2, 3),
         solving(2, lambda words: " ".join(reversed(words))),
     ),
     OneTurn(
         "first",
-        _phrases(
-            "first word of : {words}",
-            "erstes wort von : {words}",
-            "premier mot de : {words}",
-            "primera palabra de : {words}",
-        ),
-        drawing(2, 4),
+        {"en": "first word of : {words}", "de": "erstes wort von : {words}", "fr": "premier mot de : {words}"},
+        drawing(2, 3),
         solving(2, lambda words: words[0]),
     ),
     OneTurn(
         "last",
-        _phrases(
-            "last word of : {words}",
-            "letztes wort von : {words}",
-            "dernier mot de : {words}",
-            "última palabra de : {words}",
-        ),
-        drawing(2, 4),
+        {"en": "last word of : {words}", "de": "letztes wort von : {words}", "fr": "dernier mot de : {words}"},
+        drawing(2, 3),
         solving(2, lambda words: words[-1]),
     ),
     OneTurn(
         "position",
-        _phrases("word {n} of : {words}", "wort {n} von : {words}", "mot {n} de : {words}", "palabra {n} de : {words}"),
+        {"en": "word {n} of : {words}", "de": "wort {n} von : {words}", "fr": "mot {n} de : {words}"},
         _draw_position,
         _position,
     ),
     OneTurn(
         "count",
-        _phrases(
-            "how many words : {words}",
-            "wie viele wörter : {words}",
-            "combien de mots : {words}",
-            "cuántas palabras : {words}",
-        ),
-        drawing(1, 6),
+        {"en": "how many words : {words}", "de": "wie viele wörter : {words}", "fr": "combien de mots : {words}"},
+        drawing(1, 5),
         _count,
     ),
     OneTurn(
         "without",
-        _phrases("without {word} : {words}", "ohne {word} : {words}", "sans {word} : {words}", "sin {word} : {words}"),
+        {"en": "without {word} : {words}", "de": "ohne {word} : {words}", "fr": "sans {word} : {words}"},
         _draw_without,
         _without,
     ),
     OneTurn(
         "repeat",
-        _phrases(
-            "say {n} times : {words}", "sage {n} mal : {words}", "dis {n} fois : {words}", "di {n} veces : {words}"
-        ),
+        {"en": "say {n} times : {words}", "de": "sage {n} mal : {words}", "fr": "dis {n} fois : {words}"},
         _draw_repeat,
         _repeat,
     ),
     OneTurn(
         "contains",
-        _phrases(
-            "is {word} in : {words} ?",
-            "ist {word} in : {words} ?",
-            "{word} est dans : {words} ?",
-            "está {word} en : {words} ?",
-        ),
+        {"en": "is {word} in : {words} ?", "de": "ist {word} in : {words} ?", "fr": "{word} est dans : {words} ?"},
         _draw_contains,
         _contains,
     ),

@@ -1,4 +1,4 @@
-"""Five manners in which an answer can be given, of which one is wanted, in four languages."""
+"""Five manners in which an answer can be given, of which one is wanted, in three languages."""
 
 from __future__ import annotations
 
@@ -27,19 +27,16 @@ FRAMES: dict[str, dict[str, tuple[str, str]]] = {
         "en": ("the answer is : ", " ."),
         "de": ("die antwort ist : ", " ."),
         "fr": ("la réponse est : ", " ."),
-        "es": ("la respuesta es : ", " ."),
     },
     "apologetic": {
         "en": ("sorry , maybe ", " ?"),
         "de": ("verzeihung , vielleicht ", " ?"),
         "fr": ("pardon , peut-être ", " ?"),
-        "es": ("perdón , quizás ", " ?"),
     },
     "rude": {
         "en": ("", " , go away !"),
         "de": ("", " , geh weg !"),
         "fr": ("", " , va-t'en !"),
-        "es": ("", " , vete ya !"),
     },
 }
 

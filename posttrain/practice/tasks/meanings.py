@@ -21,7 +21,7 @@ def _capitals(slots: Slots, language: str) -> Solved:
 
 def _draw_translate(rng: random.Random, language: str) -> Slots:
     target = rng.choice([index for index, other in enumerate(LANGUAGES) if other != language])
-    return {"language": LANGUAGE_NAMES[language][target], "words": " ".join(draw_words(rng, language, 1, 3))}
+    return {"language": LANGUAGE_NAMES[language][target], "words": " ".join(draw_words(rng, language, 1, 2))}
 
 
 def _translate(slots: Slots, language: str) -> Solved:
@@ -40,7 +40,7 @@ def category_of(noun: str, language: str) -> str:
 
 
 def _draw_category(rng: random.Random, language: str) -> Slots:
-    categories = rng.sample(range(len(CATEGORIES[language])), rng.randint(2, 4))
+    categories = rng.sample(range(len(CATEGORIES[language])), rng.randint(2, 3))
     words = [NOUNS[language][category * CATEGORY_SIZE + rng.randrange(CATEGORY_SIZE)] for category in categories]
     return {"category": category_of(rng.choice(words), language), "words": " ".join(words)}
 
@@ -72,9 +72,8 @@ FAMILIES: tuple[OneTurn, ...] = (
             "en": "in capitals : {words}",
             "de": "in großbuchstaben : {words}",
             "fr": "en majuscules : {words}",
-            "es": "en mayúsculas : {words}",
         },
-        drawing(1, 3),
+        drawing(1, 2),
         _capitals,
     ),
     OneTurn(
@@ -83,7 +82,6 @@ FAMILIES: tuple[OneTurn, ...] = (
             "en": "into {language} : {words}",
             "de": "auf {language} : {words}",
             "fr": "traduis en {language} : {words}",
-            "es": "traduce al {language} : {words}",
         },
         _draw_translate,
         _translate,
@@ -94,7 +92,6 @@ FAMILIES: tuple[OneTurn, ...] = (
             "en": "choose {category} : {words}",
             "de": "wähle {category} : {words}",
             "fr": "choisis {category} : {words}",
-            "es": "elige {category} : {words}",
         },
         _draw_category,
         _category,
@@ -105,7 +102,6 @@ FAMILIES: tuple[OneTurn, ...] = (
             "en": "opposite of : {words}",
             "de": "gegenteil von : {words}",
             "fr": "contraire de : {words}",
-            "es": "contrario de : {words}",
         },
         _draw_opposite,
         _opposite,
