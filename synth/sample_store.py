@@ -77,7 +77,7 @@ class SampleStore:
         write_jsonl(self.folder / "rejects.jsonl", rejects)
         tally = Tally()
         finished = _JournalIndex(self.journals, rows, num_completions)
-        write_jsonl(self.folder / "completions.jsonl", _completions(rows, finished, num_completions, model, tally))
+        write_jsonl(self.folder / "completions.jsonl", _completions(rows, finished, model, tally))
         return tally
 
     def close(self, summary: Mapping[str, Any]) -> None:
@@ -193,9 +193,7 @@ class _JournalIndex:
                 yield samples
 
 
-def _completions(
-    rows: Sequence[Row], finished: _JournalIndex, num_completions: int, model: str, tally: Tally
-) -> Iterator[Row]:
+def _completions(rows: Sequence[Row], finished: _JournalIndex, model: str, tally: Tally) -> Iterator[Row]:
     for row, samples in zip(rows, finished, strict=True):
         tally.add_prompt(samples)
         for sample in samples:

@@ -36,11 +36,6 @@ def normalized_words(text: str) -> list[str]:
     return _WORD.findall(fold(text))
 
 
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Give start and end of each word in `text`, as many as `words` gives."""
-    return [match.span() for match in _WORD.finditer(text)]
-
-
 def fold(text: str) -> str:
     """Bring a text to NFKC and fold its case."""
     if text.isascii():
