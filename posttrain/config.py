@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Nucleus = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NaturalInt = Annotated[int, Field(ge=0)]
@@ -207,7 +208,7 @@ class SelfInstruct(Section):
     """`self_instruct`, `self_instruct_one`, `practice` (practice models), or a .txt file with {demonstrations}."""
     temperature: PositiveFloat = 0.7
     """SI: 0.7."""
-    top_p: Probability = 0.5
+    top_p: Nucleus = 0.5
     """SI: 0.5."""
     max_completion_tokens: PositiveInt = 1024
     """SI: 1024 tokens per reply."""
@@ -223,7 +224,7 @@ class Magpie(Section):
     """User turns sampled per round, before cleaning."""
     temperature: PositiveFloat = 1.0
     """MP: a mix of 1.0 to 1.25."""
-    top_p: Probability = 1.0
+    top_p: Nucleus = 1.0
     """MP: 0.99 to 1.0."""
     max_completion_tokens: PositiveInt = 512
     """Longest user turn, in tokens; a longer one is dropped."""
@@ -333,7 +334,7 @@ class AnnotateConfig(Section):
     """Answers per prompt and policy."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature."""
-    top_p: Probability = 1.0
+    top_p: Nucleus = 1.0
     """Nucleus; 1 is off."""
     top_k: NaturalInt = 0
     """Most likely tokens kept; 0 is off."""
@@ -371,7 +372,7 @@ class SamplingConfig(Section):
     """K, samples per prompt and engine; L3 uses 10 to 30."""
     temperature: PositiveFloat = 1.0
     """Not published in L3; RF uses 1.0 and 0.7."""
-    top_p: Probability = 1.0
+    top_p: Nucleus = 1.0
     """Nucleus; 1 is off."""
     top_k: NaturalInt = 0
     """Most likely tokens kept; 0 is off."""
@@ -583,7 +584,7 @@ class EvaluateConfig(Section):
     """Answers per prompt and model, averaged within the prompt."""
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
     """Sampling temperature; 0 is greedy."""
-    top_p: Probability = 1.0
+    top_p: Nucleus = 1.0
     """Nucleus; 1 is off."""
     top_k: NaturalInt = 0
     """Most likely tokens kept; 0 is off."""
