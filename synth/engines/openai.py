@@ -46,6 +46,7 @@ class OpenAIEngine:
         max_retries: further attempts after the first.
         first_backoff_s: pause before the first retry, in seconds; doubles each time.
         dialect: which parameters the server understands; None guesses by the address.
+        name: what samples and their folder say about the model; address and model where there is none.
     """
 
     kind = "openai"
@@ -61,6 +62,7 @@ class OpenAIEngine:
         max_retries: int = 8,
         first_backoff_s: float = 0.5,
         dialect: Dialect | None = None,
+        name: str | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -69,7 +71,7 @@ class OpenAIEngine:
             raise EngineError("base_url holds a user name, password or query - put the key into the environment")
         self.base_url = base_url
         self.server_model = model
-        self.model = f"{base_url}:{model}"
+        self.model = name or f"{base_url}:{model}"
         self.identity = {"kind": self.kind, "model": self.model}
         self.api_key_env = api_key_env
         self.concurrency = concurrency
