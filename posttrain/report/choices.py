@@ -40,8 +40,13 @@ def sample_rows(number: int, scored: Iterable[Mapping[str, Any]], pairs: Iterabl
     return [_browsed(number, key, groups[key], paired.get(key)) for key in list(groups)[:SAMPLES_PER_ROUND]]
 
 
+def _score_of(row: Mapping[str, Any]) -> float:
+    score = row.get("score")
+    return -math.inf if score is None else score
+
+
 def _browsed(number: int, key: str, group: list[Mapping[str, Any]], pair: Mapping[str, Any] | None) -> Row:
-    ordered = sorted(group, key=lambda row: (-(row.get("score") or -math.inf), row.get("sample_index") or 0))
+    ordered = sorted(group, key=lambda row: (-_score_of(row), row.get("sample_index") or 0))
     texts = [row["completion"][0]["content"] for row in ordered]
     return {
         "round": number,
