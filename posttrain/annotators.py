@@ -58,6 +58,7 @@ def label_completions(
         content=content,
         strengths=section.strengths,
         min_strength=section.min_strength,
+        num_pairs=section.num_pairs,
         seed=derive_seed(recipe.seed, "label", number),
         round=number,
     )

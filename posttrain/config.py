@@ -340,6 +340,8 @@ class AnnotateConfig(Section):
     """Most likely tokens kept; 0 is off."""
     max_completion_tokens: PositiveInt = 1024
     """Longest answer, in tokens."""
+    num_pairs: PositiveInt = 1
+    """Most pairs labelled per prompt, each of other answers where there are enough."""
     strengths: tuple[float, float, float, float] = (0.6, 0.4, 0.2, 0.05)
     """Score gaps from which a preference is significantly, clearly, slightly, marginally better; below are ties."""
     min_strength: Literal["significantly_better", "better", "slightly_better", "marginally_better"] = "better"

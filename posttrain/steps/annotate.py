@@ -27,6 +27,7 @@ def label_completions(
     content: list[str | None],
     strengths: tuple[float, float, float, float],
     min_strength: str,
+    num_pairs: int,
     seed: int,
     round: int,
 ) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def label_completions(
         rows = score_rows(rows, model, tokenizer, call.execution.max_batch_tokens, date=call.template_date)
     elif isinstance(annotator, JudgeAnnotator):
         rows = judge_rows(call, annotator, rows, seed)
-    labels = label(rows, strengths, min_strength, edited, seed=seed)
+    labels = label(rows, strengths, min_strength, edited, num_pairs=num_pairs, seed=seed)
     return _write(call, labels, round)
 
 
