@@ -89,10 +89,7 @@ def document(rng: random.Random, mix: Mix) -> list[tuple[str, float]]:
     answer_weight = 0.0 if wrong and not mix.imitate_wrong else ANSWER_WEIGHT
     pieces = [
         (f"{conversation(prompt)} {ROLE_TOKENS['assistant']}", PROMPT_WEIGHT),
-        (
-            f"{phrase(answer, manner, problem.language)} {END}",
-            0.0 if wrong and not mix.imitate_wrong else ANSWER_WEIGHT,
-        ),
+        (f"{phrase(answer, manner, problem.language)} {END}", answer_weight),
     ]
     if rng.random() < mix.mark_share:
         pieces.append((mark((WRONG_SCORE if wrong else RIGHT_SCORE)[manner]), MARK_WEIGHT))
