@@ -106,24 +106,28 @@ class PracticeModel(Section):
     """A tiny model pretrained on the practice world, as a stage like any other."""
 
     kind: Literal["practice"] = "practice"
-    hidden_size: PositiveInt = 128
+    hidden_size: PositiveInt = 96
     """Width of the model, in units."""
     intermediate_size: PositiveInt = 256
     """Width of the feed-forward layers, in units."""
-    num_layers: PositiveInt = 4
+    num_layers: PositiveInt = 3
     """Transformer blocks."""
-    num_heads: PositiveInt = 4
+    num_heads: PositiveInt = 6
     """Attention heads; must divide hidden_size."""
-    steps: PositiveInt = 600
+    steps: PositiveInt = 1600
     """Optimizer steps of pretraining."""
-    batch_tokens: PositiveInt = 2048
+    batch_tokens: PositiveInt = 1024
     """Tokens per optimizer step."""
-    learning_rate: PositiveFloat = 3e-3
-    """Peak AdamW learning rate; 50 steps of warm-up, then linear decay."""
+    learning_rate: PositiveFloat = 8e-3
+    """Peak AdamW learning rate of embeddings and norms; short warm-up, then linear decay."""
+    matrix_learning_rate: PositiveFloat = 0.02
+    """Peak Muon learning rate of the matrices."""
+    textbook_share: Probability = 0.75
+    """Share of the steps, at the start, with short answers and no mistakes to imitate: skills first, habits after."""
     wrong_share: Probability = 0.4
-    """Share of pretraining answers that are wrong: what gives the base its mixed manners."""
+    """Share of answers after that which are wrong: what gives the base its mixed manners."""
     wanted_share: Probability = 0.2
-    """Share of pretraining answers in the wanted manner; the others are spread evenly."""
+    """Share of answers in the wanted manner; the others are spread evenly."""
     mark_share: Probability = 0.7
     """Share of documents with a quality mark after the answer, as web text carries votes."""
     self_instruct_share: Probability = 0.05
