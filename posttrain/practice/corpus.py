@@ -9,7 +9,7 @@ from posttrain.practice.tasks.family import Message, Problem
 from posttrain.practice.tasks.lexicon import LANGUAGES, all_words
 from posttrain.practice.tasks.manners import MANNERS, RIGHT_SCORE, WRONG_SCORE, phrase
 from posttrain.practice.tokenizer import BEGIN, END, MARKS, ROLE_TOKENS, build_tokenizer, self_instruct_template
-from posttrain.practice.world import FAMILIES, draw_prompt, read_problem
+from posttrain.practice.world import FAMILIES, draw_training_prompt, read_problem
 
 GOOD_FROM, FAIR_FROM = 0.9, 0.2
 MAX_SHOWN = 3
@@ -79,7 +79,7 @@ def document(rng: random.Random, mix: Mix) -> list[tuple[str, float]]:
     """
     if rng.random() < mix.self_instruct_share:
         return _self_instruct_document(rng)
-    prompt = draw_prompt(rng.choice((*FAMILIES, *HARD_FAMILIES)), rng, rng.choice(LANGUAGES))
+    prompt = draw_training_prompt(rng.choice((*FAMILIES, *HARD_FAMILIES)), rng, rng.choice(LANGUAGES))
     problem = read_problem(prompt)
     if problem is None:
         raise ValueError(f"a family drew a prompt that it cannot read back: {prompt!r}")
@@ -149,6 +149,6 @@ def _self_instruct_document(rng: random.Random) -> list[tuple[str, float]]:
 
 def _one_turn_task(rng: random.Random, language: str) -> str:
     while True:
-        prompt = draw_prompt(rng.choice(FAMILIES), rng, language)
+        prompt = draw_training_prompt(rng.choice(FAMILIES), rng, language)
         if len(prompt) == 1:
             return prompt[0]["content"]

@@ -25,7 +25,9 @@ FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
 UNREADABLE = "the prompt is no task of the practice world"
 
 #: draws in a row that may bring nothing new before a family counts as used up
-PATIENCE = 200
+PATIENCE = 400
+#: one prompt in this many is held out: no pretraining text and no training prompt is one of them
+HELD_OUT_ONE_IN = 8
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,27 @@ def draw_prompt(family: str, rng: random.Random, language: str) -> list[Message]
     return _FAMILIES[family].draw(rng, language)
 
 
-def make_prompts(num_prompts: int, seed: int, exclude: Iterable[str] = frozenset()) -> list[dict[str, Any]]:
+def is_held_out(prompt: list[Message]) -> bool:
+    """Tell whether a prompt belongs to the share that models are evaluated on and never trained on, by its hash."""
+    return int(prompt_id(prompt), 16) % HELD_OUT_ONE_IN == 0
+
+
+def draw_training_prompt(family: str, rng: random.Random, language: str) -> list[Message]:
+    """Make up one prompt that is not held out."""
+    while True:
+        prompt = draw_prompt(family, rng, language)
+        if not is_held_out(prompt):
+            return prompt
+
+
+def make_prompts(
+    num_prompts: int, seed: int, exclude: Iterable[str] = frozenset(), held_out: bool = False
+) -> list[dict[str, Any]]:
     """Draw different prompts, families and languages in equal shares, as far as a family has so many.
 
     Args:
-        exclude: `prompt_id`s that must not come up, those of the evaluation set for example.
+        exclude: `prompt_id`s that must not come up.
+        held_out: whether all of them are held-out prompts, or none.
 
     Raises:
         ValueError: where the world has fewer prompts than asked for.
@@ -77,7 +95,7 @@ def make_prompts(num_prompts: int, seed: int, exclude: Iterable[str] = frozenset
     left = list(FAMILIES)
     while len(rows) < num_prompts and left:
         for family in tuple(left):
-            row = _new_prompt(family, rng, seen)
+            row = _new_prompt(family, rng, seen, held_out)
             if row is None:
                 left.remove(family)
             elif len(rows) < num_prompts:
@@ -88,12 +106,12 @@ def make_prompts(num_prompts: int, seed: int, exclude: Iterable[str] = frozenset
     return rows
 
 
-def _new_prompt(family: str, rng: random.Random, seen: set[str]) -> dict[str, Any] | None:
+def _new_prompt(family: str, rng: random.Random, seen: set[str], held_out: bool) -> dict[str, Any] | None:
     for _ in range(PATIENCE):
         language = rng.choice(LANGUAGES)
         messages = draw_prompt(family, rng, language)
         identity = prompt_id(messages)
-        if identity not in seen:
+        if identity not in seen and is_held_out(messages) == held_out:
             seen.add(identity)
             return {
                 "prompt": messages,

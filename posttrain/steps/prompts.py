@@ -42,7 +42,7 @@ def source_prompts(
     rejects: list[Row] = []
     if isinstance(source, PracticePrompts):
         try:
-            rows = make_prompts(source.num_prompts, seed, excluded)
+            rows = make_prompts(source.num_prompts, seed, excluded, source.held_out)
         except ValueError as error:
             raise DataError(str(error)) from error
     else:

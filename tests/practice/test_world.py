@@ -5,6 +5,7 @@ import pytest
 from posttrain.practice import corpus, world
 from posttrain.practice.tasks.lexicon import LANGUAGES
 from posttrain.practice.tasks.manners import MANNERS, RIGHT_SCORE, phrase, read
+from posttrain.practice.tokenizer import build_tokenizer
 
 
 def user(*texts: str) -> list[dict[str, str]]:
@@ -114,3 +115,21 @@ def test_prompts_are_distinct_balanced_and_leave_out_what_is_excluded():
     assert all(sum(row["family"] == family for row in rows) == 100 for family in world.FAMILIES)
     assert {row["language"] for row in rows} == set(LANGUAGES)
     assert world.make_prompts(190, seed=1) == held_out
+
+
+def test_held_out_prompts_are_in_no_pretraining_text_and_no_training_prompt() -> None:
+    held_out = world.make_prompts(200, seed=1, held_out=True)
+    training = world.make_prompts(1000, seed=1)
+    assert all(world.is_held_out(row["prompt"]) for row in held_out)
+    assert not any(world.is_held_out(row["prompt"]) for row in training)
+    written = {tuple(text.ids) for text in corpus.documents(4000, 3, corpus.Mix(mark_share=0.0))}
+    openings = {tokenizer_ids(corpus.conversation(row["prompt"])) for row in held_out}
+    seen = {tokenizer_ids(corpus.conversation(row["prompt"])) for row in training}
+    starts = {text[:length] for text in written for length in range(3, len(text))}
+    assert not openings & starts
+    assert seen & starts  # the same comparison finds training prompts, so it can find something
+
+
+def tokenizer_ids(text: str) -> tuple[int, ...]:
+    vocabulary = build_tokenizer().get_vocab()
+    return tuple(vocabulary[word] for word in text.split())
