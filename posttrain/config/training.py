@@ -1,0 +1,148 @@
+"""All that updates weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.config.base import Dtype, Guard, NaturalInt, PositiveFloat, PositiveInt, Probability, Section, how
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (peft) instead of full fine-tuning; merged in float32 when the stage ends."""
+
+    rank: PositiveInt = 16
+    """Rank of the update matrices."""
+    alpha: PositiveFloat = 32.0
+    """Scale; the update is multiplied by alpha / rank."""
+    dropout: Probability = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Layers that get an adapter."""
+
+
+class TrainConfig(Section):
+    """What all trainers share."""
+
+    learning_rate: PositiveFloat
+    """Peak AdamW learning rate."""
+    epochs: PositiveFloat | None = None
+    """Passes over the rows; give this or max_steps."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; give this or epochs."""
+    global_batch_size: PositiveInt = 128
+    """Rows (pairs for DPO and reward models) per optimizer step, over all devices."""
+    device_batch_size: PositiveInt | None = how(None)
+    """Rows per forward pass on one device; must divide global_batch_size. As many as the global batch when absent."""
+    warmup_ratio: Probability = 0.03
+    """Share of steps with rising learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Course of the learning rate after warm-up."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """AdamW weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    max_tokens: PositiveInt = 4096
+    """Longest row, prompt and completion, in tokens."""
+    max_truncated_rate: Probability = 0.05
+    """Share of rows that may be cut to max_tokens; more is an error. Raise it to allow more."""
+    max_drop_rate: Probability = 0.05
+    """Share of rows with nothing to learn from (empty answers, pairs of equal answers) that may be left out."""
+    allow: tuple[Guard, ...] = ()
+    """Guards of training that are switched off, by name; each error names its own."""
+    dtype: Dtype = "float32"
+    """Compute type: float32, or bfloat16 autocast over float32 weights."""
+    gradient_checkpointing: bool = how(False)
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: LoraConfig | None = None
+    """Adapters; full fine-tuning when absent."""
+    template_date: str | None = None
+    """Date that chat templates print; the recipe's when absent."""
+    seed: int | None = None
+    """Seed of data order, heads and adapters; the recipe's seed when absent."""
+    logging_steps: PositiveInt = how(10)
+    """Steps between rows of metrics.jsonl."""
+    checkpoint_steps: PositiveInt | None = how(None)
+    """Steps between resumable checkpoints; none when absent."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give exactly one of epochs and max_steps")
+        if self.device_batch_size and self.global_batch_size % self.device_batch_size:
+            raise ValueError(
+                f"device_batch_size {self.device_batch_size} does not divide global_batch_size {self.global_batch_size}"
+            )
+        return self
+
+
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning: cross-entropy on assistant tokens, weighted per token over the global batch."""
+
+    learning_rate: PositiveFloat = 1e-5
+    """L3 (405B): 1e-5; T3: 5e-6 (8B), 2e-6 (70B)."""
+
+
+class DPOConfig(TrainConfig):
+    """Direct preference optimisation (2305.18290) with the two changes of L3 4.1.4."""
+
+    learning_rate: PositiveFloat = 5e-7
+    """T3, RF (8B): 5e-7; L3 (405B): 1e-5."""
+    loss: Literal["sigmoid", "ipo", "hinge", "sigmoid_norm"] = "sigmoid"
+    """sigmoid is DPO; sigmoid_norm divides log-probs by length (T3)."""
+    beta: PositiveFloat = 0.1
+    """Strength of the tie to the reference; L3: 0.1; T3 with sigmoid_norm: 5."""
+    nll_weight: Annotated[float, Field(ge=0.0)] = 0.2
+    """Weight of the negative log-likelihood of chosen, a mean over tokens of the global batch; L3: 0.2."""
+    mask_format_tokens: bool = True
+    """Leave header and end-of-turn tokens out of both sides' log-probs (L3)."""
+    max_chosen_drop: PositiveFloat = 5.0
+    """Nats per token by which the chosen log-prob may fall before training stops as collapsed."""
+
+
+class RewardModelConfig(TrainConfig):
+    """Bradley-Terry reward model on pairs and rankings."""
+
+    kind: Literal["train"] = "train"
+    learning_rate: PositiveFloat = 2e-6
+    """RF (8B): 2e-6; L2: 1e-5 (5e-6 at 70B)."""
+    margin: bool = False
+    """Subtract a margin by strength (L2: 1, 2/3, 1/3, 0); L3 dropped it."""
+    center: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of mean((r_chosen + r_rejected)^2), which keeps scores near zero (2312.09244)."""
+    held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+    """Share of prompts held out for the accuracy that is reported."""
+
+
+class DistillConfig(TrainConfig):
+    """Distillation from a live teacher on fixed text; the recipe's students use sequence-level distillation (SFT)."""
+
+    learning_rate: PositiveFloat = 1e-5
+    """As SFT."""
+    method: Literal["sequence", "forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """sequence: cross-entropy on the text alone; the others: divergence of token distributions (same vocabulary)."""
+    temperature: PositiveFloat = 1.0
+    """Softmax temperature of both distributions."""
+    top_k: NaturalInt = 0
+    """Teacher tokens kept per position, the rest in one tail bucket; 0 uses the whole vocabulary."""
+    ce_weight: Probability = 0.0
+    """Weight of plain cross-entropy on the text; the divergence has 1 - ce_weight."""
+
+
+class AverageConfig(Section):
+    """Average the new policy with the previous ones (L3 4.1.5)."""
+
+    num_policies: Annotated[int, Field(ge=2)] = 2
+    """Newest checkpoints averaged, the new one included; none where there is no earlier policy."""
+
+
+class TrainSection(Section):
+    """Point 6: SFT from the base on the pooled rows of all rounds, then DPO on this round's pairs."""
+
+    sft: SFTConfig
+    """From the base."""
+    dpo: DPOConfig | None = None
+    """From the SFT checkpoint; absent skips it."""
+    average: AverageConfig | None = None
+    """Optional average of checkpoints."""
