@@ -69,11 +69,17 @@ def is_held_out(prompt: list[Message]) -> bool:
     return int(prompt_id(prompt), 16) % HELD_OUT_ONE_IN == 0
 
 
+def contains_held_out(prompt: list[Message]) -> bool:
+    """Tell whether a prompt is held out, or a dialogue that holds such a prompt with its answer."""
+    turns = (end for end, message in enumerate(prompt, start=1) if message["role"] == "user")
+    return any(is_held_out(prompt[:end]) for end in turns)
+
+
 def draw_training_prompt(family: str, rng: random.Random, language: str) -> list[Message]:
     """Make up one prompt that is not held out."""
     while True:
         prompt = draw_prompt(family, rng, language)
-        if not is_held_out(prompt):
+        if not contains_held_out(prompt):
             return prompt
 
 
@@ -111,7 +117,8 @@ def _new_prompt(family: str, rng: random.Random, seen: set[str], held_out: bool)
         language = rng.choice(LANGUAGES)
         messages = draw_prompt(family, rng, language)
         identity = prompt_id(messages)
-        if identity not in seen and is_held_out(messages) == held_out:
+        wanted = is_held_out(messages) if held_out else not contains_held_out(messages)
+        if wanted and identity not in seen:
             seen.add(identity)
             return {
                 "prompt": messages,
