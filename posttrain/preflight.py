@@ -13,7 +13,8 @@ from posttrain.core.files import read_rows
 from posttrain.core.formats import read_checked_rows, read_numbered, read_prompts
 from posttrain.core.model_files import check_model_dir
 from posttrain.functions import function_file
-from posttrain.recipe import FUNCTION_KEYS, Recipe, raise_faults, read_data, validate
+from posttrain.recipe import Recipe, validate
+from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
 from reward.pair_rules import RULES
 from reward.preferences import check_strength_names
 from synth.prompts.template import load_template

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from posttrain.config import LoraConfig, Section
-from posttrain.recipe import RecipeError, read_value
+from posttrain.recipe_file import RecipeError, read_value
 
 S = TypeVar("S", bound=Section)
 

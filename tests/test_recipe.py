@@ -15,7 +15,8 @@ from posttrain.cli import main
 from posttrain.config import DPOConfig
 from posttrain.functions import function_file
 from posttrain.preflight import load_checked_recipe
-from posttrain.recipe import RecipeError, load_recipe
+from posttrain.recipe import load_recipe
+from posttrain.recipe_file import RecipeError
 from posttrain.settings import read_settings
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from posttrain.commands.loop import plan_stages
-from posttrain.recipe import Recipe, load_recipe, read_data
+from posttrain.recipe import Recipe, load_recipe
+from posttrain.recipe_file import read_data
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

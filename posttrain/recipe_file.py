@@ -1,0 +1,149 @@
+"""A recipe as a file: strict YAML, absolute paths, `key=value` overrides. Nothing is validated here but the form."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain.core.errors import PosttrainError
+
+PATH_KEYS = ("path", "template")
+FUNCTION_KEYS = ("function", "edit_function", "check")
+
+
+class RecipeError(PosttrainError, ValueError):
+    """A recipe that cannot be run; the message lists every fault found."""
+
+
+def raise_faults(where: str, faults: Sequence[str]) -> None:
+    """Raise one error that lists the faults, each once; do nothing where there are none."""
+    unique = list(dict.fromkeys(faults))
+    if unique:
+        number = f"{len(unique)} fault{'s' if len(unique) > 1 else ''}"
+        raise RecipeError(f"{where} has {number}:\n" + "\n".join(f"  - {fault}" for fault in unique))
+
+
+def read_data(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a recipe's data with absolute paths and the overrides in place, not yet validated."""
+    path = Path(path)
+    data = _anchor_paths(_read_yaml(path), path.parent.resolve())
+    for override in overrides:
+        _apply_override(data, override)
+    return data
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice (YAML keeps the last one silently) and leaves dates as text."""
+
+    yaml_implicit_resolvers = {
+        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            line = key_node.start_mark.line + 1
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is no text (line {line}); put it in quotes"
+            )
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice (line {line})")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a recipe (.yaml)"
+        raise RecipeError(f"recipe {path} does not exist; {hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read as UTF-8 text: {error}") from error
+    try:
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"recipe {path} holds {type(data).__name__}, expected a mapping of sections; see docs/recipes.md"
+        )
+    return data
+
+
+def _anchor_paths(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _anchored(key, item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_anchor_paths(item, folder) for item in value]
+    return value
+
+
+def _anchored(key: str, value: Any, folder: Path) -> Any:
+    if not isinstance(value, str):
+        return _anchor_paths(value, folder)
+    if key == "path" or (key in PATH_KEYS and value.endswith(".txt")):
+        return str(folder / Path(value).expanduser())
+    if key in FUNCTION_KEYS and ".py:" in value:
+        return str(folder / Path(value).expanduser())
+    return value
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"override '{override}' is not key=value, for example train.dpo.beta=0.05")
+    *parents, last = key.strip().split(".")
+    value = read_value(override, text)
+    target: Any = data
+    for parent in parents:
+        target = _child(target, parent, override)
+    value = _anchored(last, value, Path.cwd())
+    if isinstance(target, list):
+        target[_index(target, last, override)] = value
+    else:
+        target[last] = value
+
+
+def read_value(item: str, text: str) -> Any:
+    """Read the value of a `key=value` item as YAML.
+
+    Raises:
+        RecipeError: It is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"'{item}': the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _child(target: Any, key: str, override: str) -> Any:
+    if isinstance(target, list):
+        return target[_index(target, key, override)]
+    child = target.setdefault(key, {})
+    if child is None:
+        child = target[key] = {}
+    if not isinstance(child, (dict, list)):
+        raise RecipeError(f"override '{override}': '{key}' is the value {child!r}, not a section")
+    return child
+
+
+def _index(items: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(items):
+        raise RecipeError(
+            f"override '{override}': '{key}' is no position in a list of {len(items)} (positions start at 0)"
+        )
+    return int(key)
