@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, TextIO
 
+from posttrain.estimate import estimate
 from posttrain.stages import Progress
 from posttrain.store.artifacts import ArtifactStore
 
@@ -17,8 +18,9 @@ REDRAW_SECONDS = 0.2
 class LiveWatcher:
     """Print a line per finished stage; on a terminal a live line below shows the running one.
 
-    Times left for stages come from earlier artifacts of the same stage (this run's first), so they get better as a
-    run goes on; before anything was measured none is shown.
+    The time left for a run is what its waiting stages should take: seconds per token (or row) of the last stage of the
+    same name, times the tokens planned; for a stage that this run has not come by, the median of earlier artifacts.
+    Stages of which nothing was measured are left out, and the sum is then called a least one.
     """
 
     def __init__(
@@ -26,14 +28,16 @@ class LiveWatcher:
     ) -> None:
         self.stream = stream or sys.stderr
         self.is_live = self.stream.isatty()
+        self.sizes = {row["label"]: float(row["tokens"] or row["rows"] or 1) for row in estimate(planned)}
         self.waiting = [(row["label"], row["stage"]) for row in planned if row["status"] == "run"]
         self.num_stages = len(planned)
         self.position = 0
-        self.seconds: dict[str, list[float]] = {}
+        self.rates: dict[str, float] = {}
+        self.earlier: dict[str, float] = {}
         for stage in {name for _, name in self.waiting}:
             known = [manifest["seconds"] for _, manifest in store.manifests(stage)]
             if known:
-                self.seconds[stage] = [median(known)]
+                self.earlier[stage] = median(known)
         self.started_at = time.time()
         self.drawn_at = 0.0
         self.num_hits = 0
@@ -64,7 +68,7 @@ class LiveWatcher:
         if status == "hit":
             self.num_hits += 1
             return
-        self.seconds.setdefault(name, []).append(seconds)
+        self.rates[name] = seconds / self.sizes.get(label, 1.0)
         self._draw("")
         self._say(f"{self._counter()} {label}  {seconds:.1f} s{self._run_left(None, time.time())}")
 
@@ -72,15 +76,18 @@ class LiveWatcher:
         return f"[{min(self.position + ahead, self.num_stages):>3}/{self.num_stages}]"
 
     def _run_left(self, running: str | None, begin: float) -> str:
-        """Return the time left for the run: what waiting stages took elsewhere, less what has passed."""
-        total = 0.0
-        for _, stage in self.waiting:
-            if stage not in self.seconds:
-                return ""
-            total += self.seconds[stage][-1]
+        """Return the time left for the run: what waiting stages should take, less what the running one has taken."""
+        guesses = [self._guess(label, stage) for label, stage in self.waiting]
+        total = sum(guess for guess in guesses if guess is not None)
         if running is not None:
             total -= time.time() - begin
-        return f"  · run {_clock(max(total, 0.0))} left" if total > 0 else ""
+        least = "at least " if None in guesses else ""
+        return f"  · run {least}{_clock(total)} left" if total > 0 else ""
+
+    def _guess(self, label: str, stage: str) -> float | None:
+        if stage in self.rates:
+            return self.rates[stage] * self.sizes.get(label, 1.0)
+        return self.earlier.get(stage)
 
     def _say(self, line: str) -> None:
         print(line, file=self.stream, flush=True)

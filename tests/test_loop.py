@@ -82,7 +82,7 @@ def test_report_json_has_the_shape_of_the_interface(finished: Run, capsys: pytes
         assert 0 <= entry["reward_model"]["accuracy"] <= 1
         data = entry["data"]
         assert data["prompts"] == data["kept"] + data["dropped"]
-        # Two engines (the newest policy teaches itself, so both are it) with four samples for each prompt.
+        # The teacher and the newest policy, four samples each for every prompt.
         assert data["completions"] == 2 * 4 * data["kept"]
         assert 0 < data["sft_rows"] <= data["kept"] and 0 < data["pairs"] <= data["kept"]
     assert {row["model"] for row in report["ratings"]} >= {"base", "round_1", "round_2", "students/small"}
