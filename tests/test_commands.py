@@ -39,8 +39,10 @@ evaluate:
   judge: {kind: verifier, function: "posttrain.practice.world:verify"}
 """
 PROGRAM = """\
+import signal
 import sys
 import trivial_steps
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 trivial_steps.install()
 from posttrain.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -242,7 +244,7 @@ def test_plan_counts_rows_and_tokens_by_hand(bench, capsys):
     assert rows["round_1/prompts/clean"] == ("run", 5, None)  # 6 written, at most 5 wanted
     assert rows["round_1/completions/policy"] == ("run", 15, 150)  # 5 prompts, 3 samples, 10 tokens
     assert rows["round_1/scores"] == ("run", 15, None)
-    assert rows["base/model"] == ("run", None, 600 * 2048)
+    assert rows["base/model"] == ("run", None, 1600 * 1024)
 
 
 def test_plan_bounds_uneven_parts_from_above(bench, capsys):

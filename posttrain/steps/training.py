@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from posttrain.config import DPOConfig, RewardModelConfig, SFTConfig, TrainConfi
 from posttrain.core.files import read_rows
 from posttrain.engines import use_threads
 from posttrain.stages import StageCall
+from posttrain.train.average import average_checkpoints
 from posttrain.train.dpo import train_dpo
 from posttrain.train.reward_model import train_reward_model
 from posttrain.train.sft import train_sft
@@ -43,9 +45,8 @@ def dpo(call: StageCall, training: DPOConfig, seed: int) -> dict[str, Any]:
 
 def average(call: StageCall) -> dict[str, Any]:
     """Average checkpoints with equal weights."""
-    from posttrain.train.average import average_checkpoints
-
     models: list[Path] = call.inputs["models"]
+    shutil.rmtree(call.out)  # an average is made whole or not at all: what a killed one left is of no use
     average_checkpoints(models, call.out, [1.0 / len(models)] * len(models))
     return {"num_models": len(models)}
 

@@ -83,6 +83,8 @@ class ArtifactStore:
             if found.manifest is not None:
                 return found
             work = place.path.parent / f".{place.address}.partial"
+            for left in place.path.parent.glob(f".{work.name}.*.tmp"):  # of a stage that was killed while it wrote
+                shutil.rmtree(left)
             work.mkdir(exist_ok=True)
             started = time.time()
             metrics = fill(work)

@@ -97,7 +97,7 @@ VICTIM = textwrap.dedent(
 
 def finished_in(out: Path) -> set[tuple[str, int]]:
     whole = b"".join(path.read_bytes().rpartition(b"\n")[0] + b"\n" for path in (out / "journal").glob("*.jsonl"))
-    return {(row["prompt_id"], row["sample_index"]) for row in map(json.loads, whole.splitlines())}
+    return {(row["prompt_id"], row["sample_index"]) for row in map(json.loads, filter(None, whole.splitlines()))}
 
 
 @pytest.mark.slow
