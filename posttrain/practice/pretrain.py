@@ -6,12 +6,12 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from posttrain.config import PracticeModel
 from posttrain.practice.corpus import Mix, Text, documents
 from posttrain.practice.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
 
@@ -28,61 +28,10 @@ WARMUP_SHARE = 0.05
 WEIGHT_DECAY = 0.01
 
 
-@dataclass(frozen=True)
-class PracticeModelConfig:
-    """Say how large a practice model is, how long it learns and from which mix of text.
-
-    Attributes:
-        intermediate_size: width of the feed-forward layers.
-        batch_tokens: tokens of an optimizer step, padding included.
-        learning_rate: of AdamW for embeddings and norms, at its peak; warmed up over the first steps, then falling
-            linearly to zero.
-        matrix_learning_rate: the same of Muon, which updates the matrices (Jordan et al. 2024).
-        textbook_share: the first share of the steps, in which answers are short and mistakes are not imitated;
-            skills are learned there, habits after it.
-        wrong_share, wanted_share, mark_share, self_instruct_share: of the text after that, see `corpus.Mix`.
-    """
-
-    hidden_size: int = 96
-    intermediate_size: int = 256
-    num_layers: int = 3
-    num_heads: int = 6
-    steps: int = 1600
-    batch_tokens: int = 1024
-    learning_rate: float = 8e-3
-    matrix_learning_rate: float = 0.02
-    textbook_share: float = 0.75
-    wrong_share: float = 0.4
-    wanted_share: float = 0.2
-    mark_share: float = 0.7
-    self_instruct_share: float = 0.05
-    seed: int = 0
-
-    def mix(self) -> Mix:
-        """Give the shares of the text from which the model gets its habits."""
-        return Mix(
-            wrong_share=self.wrong_share,
-            wanted_share=self.wanted_share,
-            mark_share=self.mark_share,
-            self_instruct_share=self.self_instruct_share,
-        )
-
-    def textbook_mix(self) -> Mix:
-        """Give the shares of the text from which the model gets its skills."""
-        return Mix(
-            wrong_share=0.1,
-            wanted_share=0.2,
-            bare_share=0.6,
-            mark_share=self.mark_share,
-            self_instruct_share=self.self_instruct_share,
-            imitate_wrong=False,
-        )
-
-
 Progress = Callable[[int, int, float], None]
 
 
-def pretrain(out_dir: str | Path, config: PracticeModelConfig, progress: Progress | None = None) -> dict[str, float]:
+def pretrain(out_dir: str | Path, config: PracticeModel, progress: Progress | None = None) -> dict[str, float]:
     """Train a model from random weights and save it as a Hugging Face folder with `metrics.jsonl`.
 
     The loss covers every token, the user's words too, so that the model can also write prompts.
@@ -121,7 +70,29 @@ def pretrain(out_dir: str | Path, config: PracticeModelConfig, progress: Progres
     return {**{key: last[key] for key in ("loss", "tokens", "seconds")}, "tokens_per_second": tokens / last["seconds"]}
 
 
-def _optimizers(model: LlamaForCausalLM, config: PracticeModelConfig) -> list[torch.optim.Optimizer]:
+def _habits_mix(config: PracticeModel) -> Mix:
+    """Give the shares of the text from which the model gets its habits."""
+    return Mix(
+        wrong_share=config.wrong_share,
+        wanted_share=config.wanted_share,
+        mark_share=config.mark_share,
+        self_instruct_share=config.self_instruct_share,
+    )
+
+
+def _textbook_mix(config: PracticeModel) -> Mix:
+    """Give the shares of the text from which the model gets its skills."""
+    return Mix(
+        wrong_share=0.1,
+        wanted_share=0.2,
+        bare_share=0.6,
+        mark_share=config.mark_share,
+        self_instruct_share=config.self_instruct_share,
+        imitate_wrong=False,
+    )
+
+
+def _optimizers(model: LlamaForCausalLM, config: PracticeModel) -> list[torch.optim.Optimizer]:
     """Give Muon for the matrices inside the blocks, which halves the steps needed, and AdamW for all else."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     taken = set(map(id, matrices))
@@ -132,7 +103,7 @@ def _optimizers(model: LlamaForCausalLM, config: PracticeModelConfig) -> list[to
     ]
 
 
-def _new_model(config: PracticeModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _new_model(config: PracticeModel, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -157,12 +128,12 @@ def _rate(step: int, steps: int) -> float:
     return (step + 1) / warmup if step < warmup else (steps - step) / (steps - warmup + 1)
 
 
-def _batches(config: PracticeModelConfig, pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(config: PracticeModel, pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `steps` batches (ids_BT, weights_BT) of texts of about one length, so that little is padding."""
     order = random.Random(f"batches {config.seed}")
     yielded, pool_number = 0, 0
     while yielded < config.steps:
-        mix = config.textbook_mix() if yielded < config.textbook_share * config.steps else config.mix()
+        mix = _textbook_mix(config) if yielded < config.textbook_share * config.steps else _habits_mix(config)
         num_texts = BATCHES_PER_POOL * config.batch_tokens // TOKENS_PER_TEXT
         pool = documents(num_texts, seed=config.seed * 100_003 + pool_number, mix=mix)
         pool_number += 1

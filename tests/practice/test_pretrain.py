@@ -3,9 +3,10 @@ import json
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from posttrain.practice.pretrain import PracticeModelConfig, pretrain
+from posttrain.config import PracticeModel
+from posttrain.practice.pretrain import pretrain
 
-TINY = PracticeModelConfig(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, steps=40, batch_tokens=512)
+TINY = PracticeModel(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, steps=40, batch_tokens=512)
 
 
 def test_a_tiny_model_learns_and_is_a_hugging_face_folder(tmp_path):
@@ -26,7 +27,7 @@ def test_a_tiny_model_learns_and_is_a_hugging_face_folder(tmp_path):
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     few = {**vars(TINY), "steps": 3}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrain(tmp_path / name, PracticeModelConfig(**{**few, "seed": seed}))
+        pretrain(tmp_path / name, PracticeModel(**{**few, "seed": seed}))
     a, b, c = (LlamaForCausalLM.from_pretrained(tmp_path / name).model.embed_tokens.weight for name in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
