@@ -78,6 +78,8 @@ def score_with_workers(job: ScoreJob, num_workers: int, progress: Progress | Non
     identity = _identity(job)
     with file_lock(out / "journal" / "lock"):
         _claim(out, identity)
+        if (finished := _finished(out, identity)) is not None:
+            return finished
         rows, line_of, rejects = read_completions(job.completions)
         done = _journaled(out)
         if any(key_of(row) not in done for row in rows):
@@ -107,6 +109,15 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
         raise RewardError(
             f"{out} holds scores made with another {', '.join(different)}. Choose another --out, or remove the folder."
         )
+
+
+def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the summary, which is written last, where all the files of this request stand already."""
+    names = ("scored.jsonl", "rejects.jsonl", "summary.json")
+    if not all((out / name).exists() for name in names):
+        return None
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return summary if summary.get("made_with") == identity else None
 
 
 def read_completions(path: str) -> tuple[list[Row], dict[Key, int], list[Row]]:

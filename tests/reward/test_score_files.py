@@ -62,7 +62,16 @@ def test_the_rows_come_out_in_order_with_scores(job, rows, tiny_reward_model_dir
 def test_the_same_call_again_loads_no_model(job, monkeypatch):
     first = score_file(job)
     monkeypatch.setattr(score_shard, "load_reward_model", lambda *_, **__: pytest.fail("loaded a model again"))
+    written = {path: path.stat().st_mtime_ns for path in Path(job.out).iterdir() if path.is_file()}
     assert score_file(job) == first
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing is written again either
+
+
+def test_a_result_that_was_removed_is_written_again(job):
+    first = score_file(job)
+    (Path(job.out) / "scored.jsonl").unlink()
+    assert score_file(job) == first
+    assert (Path(job.out) / "scored.jsonl").exists()
 
 
 def test_only_what_is_missing_is_scored(job, monkeypatch):
