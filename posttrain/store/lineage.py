@@ -16,6 +16,11 @@ SHOWN = (
     "score",
     "margin",
     "strength",
+    "strengths",
+    "scores",
+    "preference",
+    "length_a",
+    "length_b",
     "chosen_score",
     "rejected_score",
     "finish_reason",
@@ -100,9 +105,16 @@ def _tell(row: Row) -> str:
             and messages
             and (key != "prompt" or "completion" not in row and "chosen" not in row)
         ):
-            texts.append(f"{key}: {' / '.join(str(message.get('content')) for message in messages)}")
+            texts.append(f"{key}: {_said(messages)}")
+    texts += [f"rank {rank}: {_said(answer)}" for rank, answer in enumerate(row.get("completions") or [], start=1)]
     return " · ".join([*where, *facts, *texts])
 
 
+def _said(messages: Sequence[Row]) -> str:
+    return " / ".join(str(message.get("content")) for message in messages)
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_short(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
