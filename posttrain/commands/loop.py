@@ -82,9 +82,12 @@ def plan(args: Namespace) -> None:
     if args.json:
         print(json.dumps({"recipe": recipe.name, "stages": rows}, indent=1))
         return
+    label_width = max(len(row["label"]) for row in rows)
+    address_width = max(len(f"{row['stage']}/{row['address']}") for row in rows)
     for row in rows:
         counts = f"{_count(row['rows']):>9} rows {_count(row['tokens']):>12} tokens"
-        print(f"{row['status']:<4} {row['label']:<44} {row['stage']}/{row['address']} {counts}")
+        address = f"{row['stage']}/{row['address']}"
+        print(f"{row['status']:<4} {row['label']:<{label_width}} {address:<{address_width}} {counts}")
     hits = sum(row["status"] == "hit" for row in rows)
     print(f"{len(rows)} stages: {hits} hit, {len(rows) - hits} to run. Counts of stages to run are upper bounds.")
 
