@@ -34,7 +34,11 @@ def interval_chart(
                 at, values, yerr=[below, above], label=label, color=SERIES[index % 6], marker=MARKERS[index % 6],
                 linestyle=DASHES[index % 6] if len(series) > 1 else "none", capsize=3,
             )  # fmt: skip
-        axes.set_xticks(range(len(labels)), labels, rotation=25 if len(labels) > 5 else 0)
+        axes.set_xticks(range(len(labels)), labels)
+        if len(labels) > 5:  # a slanted label ends at its tick
+            axes.tick_params(axis="x", labelrotation=25)
+            for text in axes.get_xticklabels():
+                text.set(horizontalalignment="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylabel(y_label)
         grid(axes, "y")

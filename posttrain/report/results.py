@@ -113,9 +113,9 @@ def ratings_section(run: Run) -> Section:
     points = [
         point
         for entry in run.get("ratings") or []
-        if (point := _point(str(entry.get("model")), entry, "rating")) is not None
+        if (point := _point(_shown(entry.get("model")), entry, "rating")) is not None
     ]
-    blocks: list[Block] = [_matrix(run.get("matrix") or [])]
+    blocks: list[Block] = [_matrix(run.get("matrix") or [], [entry.get("model") for entry in run.get("ratings") or []])]
     if points:
         drawing = interval_chart("ratings", "Rating of every model, with 95 % intervals", {"": points}, "rating", 0.0)
         rows = [[label, number(float(value), 0), _interval(low, high)] for label, value, low, high in points]
@@ -133,23 +133,33 @@ def _interval(low: float | None, high: float | None) -> str:
     return MISSING if low is None or high is None else f"{number(float(low), 0)} to {number(float(high), 0)}"
 
 
-def _matrix(entries: Sequence[Mapping[str, Any]]) -> Block:
-    """Lay the win rates out with the row's model as A; a pair measured one way round is mirrored to fill the other."""
+def _shown(model: object) -> str:
+    return str(model).removeprefix("students/")
+
+
+def _matrix(entries: Sequence[Mapping[str, Any]], order: Sequence[object]) -> Block:
+    """Lay the win rates out with the row's model as A; a pair measured one way round is mirrored to fill the other.
+
+    Args:
+        entries: Win rates, each of `a` over `b`.
+        order: Models as the ratings list them; others follow.
+    """
     measured = {(entry["a"], entry["b"]): entry for entry in entries if is_number(entry.get("win_rate"))}
     if not measured:
         return not_yet("Win-rate matrix")
     for (first, second), entry in list(measured.items()):
         measured.setdefault((second, first), _mirrored(entry))
-    models = list(dict.fromkeys(model for pair in measured for model in pair))
+    found = list(dict.fromkeys(model for pair in measured for model in pair))
+    models = [*(model for model in order if model in found), *(model for model in found if model not in order)]
     rows = []
     for first in models:
-        cells: list[Cell | str] = [str(first)]
+        cells: list[Cell | str] = [_shown(first)]
         for second in models:
             pair = measured.get((first, second))
             cells.append(MISSING if pair is None else Cell(rate(pair), "shaded", float(pair["win_rate"])))
         rows.append(cells)
     caption = "Win rate of the row's model over the column's, with 95 % intervals."
-    return Table(caption, ["", *(str(model) for model in models)], rows)
+    return Table(caption, ["", *(_shown(model) for model in models)], rows)
 
 
 def _mirrored(entry: Mapping[str, Any]) -> dict[str, Any]:

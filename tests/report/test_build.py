@@ -131,6 +131,13 @@ def test_matrix_fills_the_other_way_round(page):
     assert "0.709 [0.659, 0.759]" in page
 
 
+def test_matrix_has_the_order_of_the_ratings(example_run):
+    page = build_report(example_run | {"matrix": example_run["matrix"][::-1]})
+    header = page[page.index("Win rate of the row") :].split("</tr>")[0]
+    names = [entry["model"] for entry in example_run["ratings"]]
+    assert re.findall(r"<th[^>]*>([^<]+)</th>", header) == names
+
+
 def test_same_run_gives_the_same_bytes(page, example_run):
     assert build_report(example_run) == page
 
