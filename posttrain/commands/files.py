@@ -121,8 +121,8 @@ def winrate(args: Namespace) -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
     verdicts = compare(rows_a, rows_b, args.judge)
+    write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
     result = win_rate(verdicts, args.seed)
-    write_jsonl(out / "verdicts.jsonl", verdicts)
     atomic_write(out / "win_rate.json", json.dumps(result, indent=1) + "\n")
     if args.json:
         print(json.dumps(result, indent=1))

@@ -35,7 +35,7 @@ def decode_row(line: bytes) -> dict[str, Any] | str:
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at column {error.colno}"
+        return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except _NotANumber as error:
         return f"not JSON: {error} is no JSON number; write null or drop the row"
     except RecursionError:
