@@ -78,7 +78,7 @@ def train_distill(
     if config.method == "sequence":
         teacher_dir = None
     elif teacher_dir is None:
-        raise TrainError(f"method {config.method} needs a teacher: give its folder (--teacher DIR), or use method=sequence.")
+        raise TrainError(f"method {config.method} needs a teacher: give --teacher DIR, or use method=sequence.")
     if teacher_dir is not None:
         check_model_dir(teacher_dir)
         check_vocabularies(tokenizer, load_tokenizer(teacher_dir), job.model_dir, teacher_dir)
