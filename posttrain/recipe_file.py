@@ -77,6 +77,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise RecipeError(f"recipe {path} is nested too deeply; a recipe has five levels at most") from error
     if not isinstance(data, dict):
         raise RecipeError(
             f"recipe {path} holds {type(data).__name__}, expected a mapping of sections; see docs/recipes.md"
@@ -128,6 +130,8 @@ def read_value(item: str, text: str) -> Any:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"'{item}': the value is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise RecipeError(f"'{item[:60]}…': the value is nested too deeply") from error
 
 
 def _child(target: Any, key: str, override: str) -> Any:

@@ -134,6 +134,8 @@ def test_paths_are_relative_to_the_recipe_and_those_of_overrides_to_the_working_
         ("train.sft=[1]", "train.sft: Input should be a valid dictionary"),
         ("completions.num_completions=0", "completions.num_completions: Input should be greater than 0 (got 0)"),
         ("completions.num_completions=1.5", "completions.num_completions: Input should be a valid integer"),
+        ("train.sft.learning_rate=1e400", "train.sft.learning_rate: Input should be a finite number (got '1e400')"),
+        ("completions.temperature=.inf", "completions.temperature: Input should be a finite number (got inf)"),
         ("train.sft.max_steps=4", "train.sft: give exactly one of epochs and max_steps"),
         ("base.kind=foldr", "base"),
         ("select.rule=best_of_n", "select.rule: unknown rule 'best_of_n'; there are: best_of_k"),

@@ -24,7 +24,9 @@ def how(default: Any, **constraints: Any) -> Any:
 class Section(BaseModel):
     """A part of a recipe: frozen, strict about its keys, documented field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     @model_validator(mode="before")
     @classmethod
