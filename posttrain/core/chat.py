@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from posttrain.core.atomic import PathLike
@@ -68,8 +69,8 @@ def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no tokenizer can be loaded from {model_dir}: {error}") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ModelError(f"no tokenizer can be loaded from {model_dir}: {' '.join(str(error).split())}") from error
     if not tokenizer.chat_template:
         raise ModelError(f"{model_dir}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
     if tokenizer.pad_token is None:

@@ -69,7 +69,7 @@ def adapter_base(adapter_dir: PathLike) -> Path:
     """
     faults = Faults(f"{adapter_dir} is no usable adapter")
     base = _read_json(Path(adapter_dir, "adapter_config.json"), faults).get("base_model_name_or_path")
-    if not faults and (not base or not Path(base).is_dir()):
+    if not faults and (not isinstance(base, str) or not base or not Path(base).is_dir()):
         faults.add(f"its base model {base!r} is no folder here; mend base_model_name_or_path in adapter_config.json")
     faults.raise_if_any(ModelError)
     return Path(str(base))
@@ -93,6 +93,8 @@ def check_model_dir(path: PathLike) -> None:
         _check_config(folder, faults)
         _check_weights(folder, faults)
     _check_tokenizer(folder, faults)
+    if (folder / "generation_config.json").is_file():
+        _read_json(folder / "generation_config.json", faults)
     faults.raise_if_any(ModelError)
 
 
@@ -169,7 +171,9 @@ def _check_config(folder: Path, faults: Faults) -> None:
 def _check_weights(folder: Path, faults: Faults) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(_read_json(index, faults).get("weight_map", {}).values()))
+        weight_map = _read_json(index, faults).get("weight_map")
+        names = weight_map.values() if isinstance(weight_map, dict) else ()
+        shards = sorted({name for name in names if isinstance(name, str)})
         if not shards:
             faults.add(f"{index.name} names no weights")
         for name in shards:
@@ -196,7 +200,12 @@ def _check_safetensors(path: Path, faults: Faults) -> None:
     except ValueError:
         faults.add(f"{path.name} is no safetensors file or broke off ({size} bytes); fetch it again")
         return
-    end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
+    try:
+        entries = [entry for name, entry in tensors.items() if name != "__metadata__"]
+        end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    except (AttributeError, TypeError, ValueError, LookupError):
+        faults.add(f"{path.name} has a header that describes no weights; fetch it again")
+        return
     if 8 + length + end != size:
         faults.add(f"{path.name} has {size} bytes where its header asks for {8 + length + end}; fetch it again")
 

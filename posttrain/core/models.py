@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ __all__ = [
     "check_model_dir",
     "init_reward_model",
     "load_causal_lm",
+    "load_config",
     "load_reward_model",
     "merge_adapter",
     "model_hash",
@@ -63,7 +65,7 @@ def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str =
         ModelError: the file lacks the score head (a made-up one would give scores without meaning), other weights are
             missing, there is more than one score, or the configuration names no padding token.
     """
-    config = _config(model_dir)
+    config = load_config(model_dir)
     if not is_adapter(model_dir) and config.num_labels != 1:
         raise ModelError(f"{model_dir} gives {config.num_labels} numbers per sequence; a reward model gives 1")
     model = _load(AutoModelForSequenceClassification, model_dir, dtype, device)
@@ -153,19 +155,25 @@ def _load(loader: Any, model_dir: PathLike, dtype: str, device: str, may_lack: C
     return model.to(device).eval()
 
 
-def _config(model_dir: PathLike) -> Any:
+def load_config(model_dir: PathLike) -> Any:
+    """Load a model's configuration, that of the base where the folder is an adapter, without dropout in attention.
+
+    Raises:
+        ModelError: it is missing, of an unknown architecture, or contradicts itself.
+    """
     try:
         folder = adapter_base(model_dir) if is_adapter(model_dir) else model_dir
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no model configuration can be loaded from {model_dir}: {error}") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        told = " ".join(str(error).split())
+        raise ModelError(f"no model configuration can be loaded from {model_dir}: {told}") from error
     if hasattr(config, "attention_dropout"):
         config.attention_dropout = 0.0
     return config
 
 
 def _load_whole(loader: Any, model_dir: PathLike, dtype: torch.dtype, may_lack: Collection[str]) -> PreTrainedModel:
-    config = _config(model_dir)
+    config = load_config(model_dir)
     if loader is AutoModelForSequenceClassification:
         config.num_labels = 1
     try:
@@ -180,6 +188,9 @@ def _load_whole(loader: Any, model_dir: PathLike, dtype: torch.dtype, may_lack: 
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no model can be loaded from {model_dir}: {error}") from error
+    if loader is AutoModelForCausalLM and _HEAD in info["unexpected_keys"]:
+        # With tied embeddings nothing is missing, and it would speak.
+        raise ModelError(f"{model_dir} holds a reward model ({_HEAD}), not a language model; give a policy's folder")
     missing = sorted(set(info["missing_keys"]) - set(may_lack))
     if missing or info["mismatched_keys"]:
         # transformers fills such weights with random numbers and prints a table.

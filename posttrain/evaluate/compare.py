@@ -65,11 +65,12 @@ def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[R
     # torch takes seconds to load, and labels need none of it
     from posttrain.config import Execution
     from posttrain.core.chat import load_tokenizer
-    from posttrain.core.models import load_reward_model, resolve
+    from posttrain.core.models import check_model_dir, load_reward_model, resolve
     from posttrain.engines import device_of
     from reward.score import score_rows
 
     path, execution = resolve(folder), Execution()
+    check_model_dir(path)
     model, tokenizer = load_reward_model(path, device=device_of(execution)), load_tokenizer(path)
     scored_a = score_rows(rows_a, model, tokenizer, execution.max_batch_tokens)
     scored_b = score_rows(rows_b, model, tokenizer, execution.max_batch_tokens)

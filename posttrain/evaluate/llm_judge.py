@@ -12,7 +12,7 @@ import openai
 
 from posttrain.config import EndpointModel, Execution, LLMJudge
 from posttrain.core.errors import DataError
-from posttrain.core.model_files import resolve
+from posttrain.core.model_files import check_model_dir, resolve
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
 from reward.judges.asking import Generate, Messages
 from reward.judges.pairwise import PairwiseJudge, pair_rows
@@ -47,6 +47,8 @@ def open_generate(target: str) -> Generate:
     is_server = target.startswith(("http://", "https://"))
     endpoint = open_endpoint(target) if is_server else None
     folder = None if is_server else resolve(target)
+    if folder is not None:
+        check_model_dir(folder)
     tokenizer = open_tokenizer(folder)
     max_tokens = LLMJudge.model_fields["max_completion_tokens"].default
     params = params_of({**GREEDY, "max_completion_tokens": max_tokens}, tokenizer, folder)

@@ -9,11 +9,11 @@ from dataclasses import replace
 from os import PathLike
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.core.chat import decode_completion, load_tokenizer
-from posttrain.core.model_files import adapter_base, is_adapter, model_hash
-from posttrain.core.models import load_causal_lm
+from posttrain.core.model_files import model_hash
+from posttrain.core.models import load_causal_lm, load_config
 from synth.engines.base import Request, Sample, SamplingParams
 from synth.engines.masks import require_known_layers
 from synth.engines.running import ROW_MULTIPLE, FinishedRow, RunningBatch, prefill_width
@@ -55,8 +55,7 @@ class TransformersEngine:
         self.device = device
         self.max_batch_tokens = max_batch_tokens
         self.model = model_hash(model_dir)
-        config_dir = adapter_base(model_dir) if is_adapter(model_dir) else model_dir
-        config = AutoConfig.from_pretrained(config_dir).get_text_config()
+        config = load_config(model_dir).get_text_config()
         require_known_layers(config)
         self.context_tokens: int | None = getattr(config, "max_position_embeddings", None)
         self.identity = {"kind": self.kind, "model": self.model, "dtype": dtype}

@@ -13,7 +13,14 @@ from posttrain.core.batching import pad_left, pad_right
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import ModelError
 from posttrain.core.model_files import check_model_dir, model_hash, resolve
-from posttrain.core.models import init_reward_model, load_causal_lm, load_reward_model, merge_adapter, save_model
+from posttrain.core.models import (
+    init_reward_model,
+    load_causal_lm,
+    load_config,
+    load_reward_model,
+    merge_adapter,
+    save_model,
+)
 
 IDS = torch.tensor([[2, 4, 18, 7, 26, 6, 5, 42, 6]])
 
@@ -91,6 +98,32 @@ def test_check_finds_weights_that_broke_off_and_shards_that_lack(tiny_model_dir,
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
     with pytest.raises(ModelError, match="no one.safetensors, which the index names"):
         check_model_dir(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.safetensors", b"\x03" + bytes(7) + b"[1]", "a header that describes no weights"),
+        ("model.safetensors", b"\x07" + bytes(7) + b'{"a":3}', "a header that describes no weights"),
+        ("model.safetensors.index.json", b'{"weight_map": []}', "names no weights"),
+        ("generation_config.json", b"[]", "generation_config.json holds no JSON object"),
+        ("adapter_config.json", b'{"base_model_name_or_path": 3}', "its base model 3 is no folder"),
+    ],
+)
+def test_check_names_files_of_another_form(tiny_model_dir, tmp_path, name, content, told):
+    folder = copy(tiny_model_dir, tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=told):
+        check_model_dir(folder)
+
+
+@pytest.mark.parametrize("change", [{"model_type": "unheard"}, {"num_attention_heads": 7}, {"hidden_size": "wide"}])
+def test_a_configuration_that_cannot_be_read_is_a_model_error(tiny_model_dir, tmp_path, change):
+    folder = copy(tiny_model_dir, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match="no model configuration can be loaded"):
+        load_config(folder)
 
 
 def test_checking_and_naming_a_model_loads_no_torch(tiny_model_dir):
