@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from posttrain.core.atomic import tells_of_no_room
 from posttrain.core.errors import PosttrainError
 
 # What the system refuses because of a path that was given, not because of a fault of ours.
@@ -39,13 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, head for example, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno not in REFUSED_PATHS:
+    except Exception as error:
+        told = _refusal_of_the_system(error)
+        if told is None:
             raise
-        told = f"{error.filename or 'a file'}: {error.strerror}; give another place, or mend this one"
         print(f"posttrain {args.verb}: {told}", file=sys.stderr)
         return 1
     return 0
+
+
+def _refusal_of_the_system(error: Exception) -> str | None:
+    """Return what to tell of an error that is the disk's or a given path's, None where it is a fault of ours."""
+    if tells_of_no_room(error):
+        last = " ".join(str(error).split())[-200:]
+        return f"no room to write ({last}). Finished stages are whole. Free some space and run the same command again."
+    if isinstance(error, OSError) and error.errno in REFUSED_PATHS:
+        return f"{error.filename or 'a file'}: {error.strerror}; give another place, or mend this one"
+    return None
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from posttrain.core.errors import DataError
-from posttrain.core.formats import normalize_prompt, prompt_id
+from posttrain.core.formats import normalize_prompt, prompt_id, refuse_half_pairs
 
 Row = dict[str, Any]
 
@@ -69,9 +69,10 @@ def _fill_ids(row: Row, counts: dict[str, int]) -> tuple[str, int, str]:
         missing = ", ".join(name for name in ("prompt", "completion") if name not in row)
         raise DataError(f"missing column: {missing}")
     messages = normalize_prompt(row["prompt"])
-    completion_text(row["completion"])
+    refuse_half_pairs(completion_text(row["completion"]), "completion")
     if not isinstance(row.get("prompt_id"), str):
         row["prompt_id"] = prompt_id(messages)
+    refuse_half_pairs(row["prompt_id"], "prompt_id")
     count = counts.get(row["prompt_id"], 0)
     counts[row["prompt_id"]] = count + 1
     if not isinstance(row.get("sample_index"), int):

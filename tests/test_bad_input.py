@@ -75,3 +75,52 @@ def test_no_workers_is_a_fault_of_usage(tmp_path, capsys):
         main(["score", "--reward-model", "x", "--completions", "y", "--out", str(tmp_path / "z"), "--workers", "0"])
     assert caught.value.code == 2
     assert "'0' is no whole number of at least 1" in capsys.readouterr().err
+
+
+def test_completions_of_which_none_can_be_used(tmp_path, tiny_reward_model_dir, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "say one"}\n')
+    score = ["score", "--reward-model", tiny_reward_model_dir, "--completions", path, "--out", tmp_path / "scores"]
+    assert "line 1: missing column: completion" in message(capsys, *score)
+    select = ["select", "--scored", path, "--rule", "best_of_k", "--out", tmp_path / "selected"]
+    assert "1 × missing column" in message(capsys, *select)
+
+
+def test_half_a_surrogate_pair_is_a_fault_of_its_row(tmp_path, tiny_reward_model_dir, capsys):
+    broken = [
+        SCORED | {"prompt_id": "b", "completion": [{"role": "assistant", "content": "\ud800"}]},
+        SCORED | {"prompt_id": "\udfff"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [SCORED, *broken]))
+    assert main(["select", "--scored", str(path), "--rule", "best_of_k", "--out", str(tmp_path / "selected")]) == 0
+    assert json.loads(capsys.readouterr().out)["dropped"] == 2
+    judge = f"reward_model:{tiny_reward_model_dir}"
+    assert main(["winrate", "--a", str(path), "--b", str(path), "--judge", judge, "--out", str(tmp_path / "won")]) == 0
+
+
+def test_half_a_surrogate_pair_in_an_id_of_training_rows(tmp_path, tiny_model_dir, capsys):
+    path = tmp_path / "pairs.jsonl"
+    pair = {"prompt": SCORED["prompt"], "chosen": SCORED["completion"], "prompt_id": "\ud800"}
+    pair["rejected"] = [{"role": "assistant", "content": "two"}]
+    path.write_text(json.dumps(pair) + "\n")
+    train = ["train", "reward-model", "--model", tiny_model_dir, "--data", path, "--out", tmp_path / "trained"]
+    assert "line 1: field 'prompt_id': character 1 is half" in message(capsys, *train, "learning_rate=1e-3")
+
+
+def test_a_reward_model_is_no_policy_and_no_policy_a_reward_model(
+    scored, tmp_path, tiny_reward_model_dir, tiny_model_dir, capsys
+):
+    train = ["train", "sft", "--data", scored, "--out", tmp_path / "trained", "max_steps=1", "learning_rate=1e-3"]
+    assert "holds a reward model" in message(capsys, *train, "--model", tiny_reward_model_dir)
+    score = ["score", "--reward-model", tiny_model_dir, "--completions", scored, "--out", tmp_path / "scores"]
+    assert "a reward model gives 1" in message(capsys, *score)
+
+
+def test_recipe_nested_too_deeply(tmp_path, capsys):
+    path = tmp_path / "deep.yaml"
+    path.write_text("a: " + "[" * 5000 + "]" * 5000)
+    assert "nested too deeply" in message(capsys, "plan", path)
+    assert "nested too deeply" in message(
+        capsys, "plan", Path(__file__).with_name("tiny_recipe.yaml"), f"seed={'[' * 5000}"
+    )

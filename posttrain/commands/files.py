@@ -22,10 +22,13 @@ def sample(args: Namespace) -> None:
 
     summary = sample_file(args, _progress("samples"))
     if not summary["num_completions"]:
-        rejects = read_rows(Path(args.out) / "rejects.jsonl")
-        shown = "; ".join(f"line {reject['line']}: {reject['reason']}" for reject in rejects[:5])
-        raise DataError(f"{args.prompts} has no prompt that can be used ({shown or 'it is empty'})")
+        raise DataError(f"{args.prompts} has no prompt that can be used ({_first_rejects(args.out) or 'it is empty'})")
     print(json.dumps(summary, indent=1, ensure_ascii=False))
+
+
+def _first_rejects(out: str) -> str:
+    rejects = read_rows(Path(out) / "rejects.jsonl")
+    return "; ".join(f"line {reject['line']}: {reject['reason']}" for reject in rejects[:5])
 
 
 def score(args: Namespace) -> None:
@@ -43,6 +46,8 @@ def score(args: Namespace) -> None:
     )
     summary = score_with_workers(job, args.workers, _progress("rows"))
     _refuse_nothing(args.completions, summary["completions"])
+    if not summary["scored"]:
+        raise DataError(f"{args.completions} has no completion that can be scored ({_first_rejects(args.out)})")
     print(json.dumps(summary, indent=1, ensure_ascii=False))
 
 
@@ -52,6 +57,9 @@ def select(args: Namespace) -> None:
 
     summary = select_file(args.scored, args.out, rule=args.rule, margin=args.margin)
     _refuse_nothing(args.scored, summary["completions"])
+    if not summary["prompts"]:
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in summary["drop_reasons"].items())
+        raise DataError(f"{args.scored} has no row that can be used ({reasons}); give what `posttrain score` wrote")
     print(json.dumps(summary, indent=1, ensure_ascii=False))
 
 
@@ -72,7 +80,9 @@ def train(args: Namespace) -> None:
     if args.show_tokens:
         from posttrain.train.tokens import show_tokens
 
-        _print_tokens(show_tokens(kind, resolve(args.model), rows, config))
+        model = resolve(args.model)
+        check_model_dir(model)
+        _print_tokens(show_tokens(kind, model, rows, config))
         return
     if args.out is None:
         raise DataError("train needs --out DIR for the trained model")

@@ -20,6 +20,22 @@ PathLike = str | os.PathLike[str]
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def tells_of_no_room(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it came from, is a full disk, in whatever words a library puts that.
+
+    safetensors and tokenizers raise errors of their own with the system's number in the text; torch.save only says
+    that its writer failed.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        text = str(error)
+        if any(f"(os error {number})" in text for number in NO_ROOM) or text.endswith("iostream error"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextlib.contextmanager
 def no_room_as_storage_error(path: PathLike, intact: str) -> Iterator[None]:
     """Turn a full disk into our error; `intact` says in one sentence what is still good."""

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.core.errors import DataError
-from posttrain.core.formats import Message
+from posttrain.core.formats import Message, refuse_half_pairs
 
 # Plane 16's private-use area: its characters mean nothing to anyone, and templates do not trim them.
 _FIRST_MARK, _LAST_MARK = 0x100000, 0x10FFFD
@@ -191,6 +191,7 @@ def _split_at_marks(text: str, controls: ControlTokens) -> Iterator[tuple[str, b
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, split_special_tokens: bool = False) -> list[int]:
     if not text:
         return []
+    refuse_half_pairs(text, "content")  # such words the tokenizer itself refuses, and does not say why
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False)
     return list(ids["input_ids"])
 

@@ -123,13 +123,28 @@ def _read_parquet(path: PathLike) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
-        raise DataError(f"{path} does not exist; give a .parquet or .jsonl file")
+        what = "is a directory" if Path(path).is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give a .parquet or .jsonl file")
     try:
         # A handle, not the name: pyarrow would read `key=value` folders of the path as columns.
         with open(path, "rb") as file:
-            return pq.read_table(file).to_pylist()
+            rows = pq.read_table(file).to_pylist()
     except pa.ArrowException as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    _refuse_values_that_are_not_json(rows, path)
+    return rows
+
+
+def _refuse_values_that_are_not_json(rows: list[dict[str, Any]], path: PathLike) -> None:
+    """Refuse dates, bytes, NaN and the like, which Parquet can hold and the rows that we write cannot."""
+    faults = Faults(str(path))
+    for number, row in enumerate(rows, start=1):
+        for column, value in row.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                faults.add(f"row {number}: column '{column}': {error}; make it text, a number or null, or drop it")
+    faults.raise_if_any(DataError)
 
 
 def _refuse_keys_that_are_no_strings(obj: Any) -> None:

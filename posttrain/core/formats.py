@@ -146,6 +146,8 @@ def _own_id(row: Mapping[str, Any]) -> str | None:
 
 def _check_prompt_row(row: Mapping[str, Any], allow_empty: bool) -> None:
     _conversation(_field(row, "prompt"), "prompt")
+    if isinstance(row.get("prompt_id"), str):
+        _text(row["prompt_id"], "field 'prompt_id'")
 
 
 def _check_completion_row(row: Mapping[str, Any], allow_empty: bool) -> None:
@@ -245,6 +247,18 @@ def _message(value: Any, name: str, allow_empty: bool = False) -> Message:
     if not content.strip() and not allow_empty and "tool_calls" not in message:
         raise _Fault(f"field '{name}.content': empty; give a text or drop the message")
     return {**message, "content": _text(content, f"field '{name}.content'")}
+
+
+def refuse_half_pairs(value: str, name: str) -> None:
+    """Refuse text that UTF-8 cannot hold and no tokenizer takes: half a surrogate pair.
+
+    Raises:
+        DataError: names the field and the character.
+    """
+    try:
+        _text(value, f"field '{name}'")
+    except _Fault as fault:
+        raise DataError(str(fault)) from None
 
 
 def _text(value: str, name: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import DataError
+
+_MOST_DIGITS = 300
+"""Of a whole number: more do not fit a float, so that it could not be compared with other numbers."""
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
@@ -31,13 +35,13 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 def decode_row(line: bytes) -> dict[str, Any] | str:
     """Read one line; where it holds no JSON object, return the reason instead."""
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except _NotANumber as error:
-        return f"not JSON: {error} is no JSON number; write null or drop the row"
+        return f"not JSON: {error}; write null or drop the row"
     except RecursionError:
         return "not usable: JSON nested too deeply"
     if not isinstance(value, dict):
@@ -79,7 +83,20 @@ class _NotANumber(Exception):
 
 
 def _refuse_constant(name: str) -> None:
-    raise _NotANumber(name)
+    raise _NotANumber(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # 1e400, which would come out again as Infinity
+        raise _NotANumber(f"{text[:20]} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise _NotANumber(f"{text[:20]}… is too large")
+    return int(text)
 
 
 def _require_file(path: PathLike) -> None:

@@ -63,6 +63,9 @@ def _by_prompt(rows: Iterable[Row], side: str) -> dict[str, list[Row]]:
         if not isinstance(prompt_id, str):
             faults.add(f"row {number}: prompt_id is {prompt_id!r}; expected text")
             continue
+        if index is not None and not isinstance(index, int):
+            faults.add(f"row {number}: sample_index is {index!r}; expected a whole number")
+            continue
         if index is not None and (prompt_id, index) in seen:
             faults.add(f"row {number}: sample {index} of prompt_id {prompt_id!r} is there twice")
         seen.add((prompt_id, index))

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import date
 
 import pytest
 
+from posttrain.core.atomic import tells_of_no_room
 from posttrain.core.errors import DataError, Faults, PosttrainError, StorageError
 from posttrain.core.files import (
     Journal,
@@ -31,6 +33,8 @@ BAD_LINES = [
     (b"null", "got null"),
     (b'"text"', "got a string"),
     (b'{"a": NaN}', "NaN is no JSON number"),
+    (b'{"a": 1e400}', "1e400 is too large"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "is too large"),
     (b'{"a": "\xff"}', "not UTF-8 (byte 8 of the line)"),
     (b'{"a":' + b"[" * 100_000, "nested too deeply"),
 ]
@@ -115,6 +119,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("no room to write") == 2 and "untouched" in result.stdout
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["f.txt"]
+
+
+def test_a_full_disk_is_known_in_the_words_of_other_libraries(tmp_path):
+    printed = in_child(
+        """
+        import sys, torch
+        from safetensors.torch import save_file
+        from posttrain.core.atomic import tells_of_no_room
+        for save in (lambda: save_file({"w": torch.zeros(9999)}, sys.argv[1]),
+                     lambda: torch.save(torch.zeros(9999), sys.argv[1])):
+            try:
+                save()
+            except Exception as error:
+                print(tells_of_no_room(error))
+        """,
+        tmp_path / "w",
+    )
+    assert printed.stdout.split() == ["True", "True"], printed.stderr
+    assert not tells_of_no_room(ValueError("no such thing"))
 
 
 def test_an_error_while_rows_are_made_leaves_the_old_file(tmp_path):
@@ -228,6 +251,15 @@ def test_parquet_keeps_keys_that_only_later_rows_have(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_rows(path)
+
+
+def test_parquet_values_that_json_lacks_are_named_by_row_and_column(tmp_path):
+    path = tmp_path / "rows.parquet"
+    write_rows(path, [{"a": 1.0, "b": b"x", "c": None}, {"a": float("nan"), "b": None, "c": date(2024, 1, 1)}])
+    with pytest.raises(DataError, match="3 faults") as error:
+        read_rows(path)
+    for place in ("row 1: column 'b'", "row 2: column 'a'", "row 2: column 'c'"):
+        assert place in str(error.value)
 
 
 def test_reading_is_a_stream(tmp_path):
