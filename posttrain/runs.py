@@ -16,7 +16,7 @@ LOCK = ".lock"
 """File in a run's folder that a command holds locked while it runs."""
 
 
-RECORD_KEYS = ("recipe", "state", "stages", "names", "planned")
+RECORD_KEYS = {"recipe": str, "state": str, "stages": list, "names": dict, "planned": list}
 _REMEDY = "remove it and run the recipe again, which finds all finished stages"
 
 
@@ -108,7 +108,8 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StorageError(f"{path} cannot be read ({error}); {_REMEDY}") from error
-    missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
+    found = record if isinstance(record, dict) else {}
+    missing = [key for key, kind in RECORD_KEYS.items() if not isinstance(found.get(key), kind)]
     if missing:
         raise StorageError(f"{path} is no record of a run: it lacks {', '.join(missing)}; {_REMEDY}")
     return record

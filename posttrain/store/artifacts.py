@@ -129,14 +129,20 @@ def read_manifest(path: Path) -> Mapping[str, Any] | None:
     Raises:
         StorageError: The manifest is there and damaged.
     """
+    remedy = f"remove {path} to have it made again"
     try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"manifest {path / MANIFEST} cannot be read ({error}); remove {path} to have it made again"
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StorageError(f"manifest {path / MANIFEST} cannot be read ({error}); {remedy}") from error
+    kinds = {"asked": dict, "metrics": dict, "files": dict, "finished": float, "seconds": float}
+    lacking = [
+        k for k, kind in kinds.items() if not isinstance(manifest, dict) or not isinstance(manifest.get(k), kind)
+    ]
+    if lacking:
+        raise StorageError(f"{path / MANIFEST} is no manifest: it lacks {', '.join(lacking)}; {remedy}")
+    return manifest
 
 
 def damaged_files(artifact: Artifact) -> list[str]:

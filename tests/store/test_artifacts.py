@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.config import DPOConfig
 from posttrain.core.errors import StorageError
-from posttrain.store.artifacts import MANIFEST, ArtifactStore, damaged_files
+from posttrain.store.artifacts import MANIFEST, ArtifactStore, damaged_files, read_manifest
 from posttrain.store.fingerprint import address, differences, identity
 
 
@@ -199,3 +199,12 @@ def test_of_two_equally_near_artifacts_the_newest_is_named(tmp_path):
     manifest = json.loads((older.path / MANIFEST).read_text())
     (older.path / MANIFEST).write_text(json.dumps(manifest | {"finished": newer.manifest["finished"] - 60}))
     assert store.nearest(asked_of(beta=0.3))[0] == newer.address
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"asked": 3, "metrics": {}, "files": {}, "finished": 1.0, "seconds": 1.0}']
+)
+def test_manifest_of_another_form_is_refused_with_its_place(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(StorageError, match="is no manifest: it lacks asked"):
+        read_manifest(tmp_path)
