@@ -10,7 +10,7 @@ from posttrain.core.formats import read_prompts
 from posttrain.store.artifacts import Artifact
 
 Counts = tuple[int | None, int | None]
-MEASURED_ROWS = ("num_rows", "num_prompts", "num_preferences", "num_pairs", "num_scored")
+MEASURED_ROWS = ("num_rows", "num_completions", "num_prompts", "num_preferences", "num_pairs", "scored", "preferences")
 
 
 def estimate(planned: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

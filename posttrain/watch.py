@@ -28,11 +28,11 @@ class LiveWatcher:
     ) -> None:
         self.stream = stream or sys.stderr
         self.is_live = self.stream.isatty()
-        self.sizes = {row["label"]: float(row["tokens"] or row["rows"] or 1) for row in estimate(planned)}
+        self.sizes = {row["label"]: float(row["tokens"] or row["rows"] or 0) for row in estimate(planned)}
         self.waiting = [(row["label"], row["stage"]) for row in planned if row["status"] == "run"]
         self.num_stages = len(planned)
         self.position = 0
-        self.rates: dict[str, float] = {}
+        self.measured: dict[str, tuple[float, float]] = {}  # seconds and size of the last stage of a name
         self.earlier: dict[str, float] = {}
         for stage in {name for _, name in self.waiting}:
             known = [manifest["seconds"] for _, manifest in store.manifests(stage)]
@@ -68,7 +68,7 @@ class LiveWatcher:
         if status == "hit":
             self.num_hits += 1
             return
-        self.rates[name] = seconds / self.sizes.get(label, 1.0)
+        self.measured[name] = seconds, self.sizes.get(label, 0.0)
         self._draw("")
         self._say(f"{self._counter()} {label}  {seconds:.1f} s{self._run_left(None, time.time())}")
 
@@ -85,9 +85,11 @@ class LiveWatcher:
         return f"  · run {least}{_clock(total)} left" if total > 0 else ""
 
     def _guess(self, label: str, stage: str) -> float | None:
-        if stage in self.rates:
-            return self.rates[stage] * self.sizes.get(label, 1.0)
-        return self.earlier.get(stage)
+        if stage not in self.measured:
+            return self.earlier.get(stage)
+        seconds, size = self.measured[stage]
+        planned = self.sizes.get(label, 0.0)
+        return seconds * planned / size if size and planned else seconds  # of unknown size: as long as the last one
 
     def _say(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
