@@ -38,7 +38,6 @@ class LiveWatcher:
             known = [manifest["seconds"] for _, manifest in store.manifests(stage)]
             if known:
                 self.earlier[stage] = median(known)
-        self.started_at = time.time()
         self.drawn_at = 0.0
         self.num_hits = 0
 

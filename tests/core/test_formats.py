@@ -47,7 +47,9 @@ BAD = [
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_good_rows_pass_with_side_columns(kind):
-    check_rows([{**GOOD[kind], "source": "x", "score": 1.0}] * 2, kind, "rows.jsonl")
+    rows = [{**GOOD[kind], "source": "x", "score": 1.0} for _ in range(2)]
+    check_rows(rows, kind, "rows.jsonl")
+    assert rows == [{**GOOD[kind], "source": "x", "score": 1.0}] * 2  # looked at, not changed
 
 
 @pytest.mark.parametrize(("kind", "change", "words"), BAD)

@@ -172,7 +172,8 @@ def test_numbers_that_are_none_are_left_out_of_drawings():
 
 def test_lone_surrogates_and_control_characters_can_be_written():
     sample = {"prompt": "a\ud800b\x00c", "completions": ["x\x1b[31m"], "chosen": 0}
-    build_report({"samples": [sample]}).encode("utf-8")
+    page = build_report({"samples": [sample]}).encode("utf-8")
+    assert b"\x00" not in page and b"\x1b" not in page and b"[31m" in page
 
 
 def test_many_long_samples_stay_under_the_limit():
