@@ -148,3 +148,17 @@ def paired_ratio(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, f
     """Give the median, least and largest ratio of runs that stood beside each other."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def describe_machine(device: str) -> None:
+    """Print what the figures below were measured on."""
+    import platform
+    from importlib.metadata import version
+
+    if device == "cpu":
+        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        machine = f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+    else:
+        machine = torch.cuda.get_device_name(device)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    print(f"{machine}; Python {platform.python_version()}, {versions}; {time.strftime('%Y-%m-%d')}")

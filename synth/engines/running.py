@@ -4,27 +4,34 @@ Every shape that could change a number is fixed by the row itself, not by its ne
 attention spans are rounded up, and no matrix product has fewer than `ROW_MULTIPLE` rows. The products of the CPU
 libraries sum in the same order for all such shapes, so in float32 a row's logits are the same bits in any batch.
 
-Shapes: S slots, N rows of a pass, P prompts, T positions, U distinct last positions, V vocabulary, G tokens drawn.
+Shapes: S slots, P prompt places, N rows of a pass, U distinct last positions, T positions, V vocabulary, G tokens
+drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from posttrain.core.batching import pad_right
+from synth.engines.assembled import AssembledCache, step_masks
 from synth.engines.base import Request, SamplingParams
 from synth.engines.draw import draw_tokens, row_uniforms
-from synth.engines.masks import step_masks
 from synth.engines.slots import SlotCache
+from synth.engines.step import ATTENTION, SPAN_MULTIPLE, PromptRun, Step, prompt_runs, slot_runs
 
 # Below eight rows the matrix libraries switch to matrix-vector kernels, whose sums differ in the last bits.
 ROW_MULTIPLE = 8
-SPAN_MULTIPLE = 32
+# Free slots between the rows in use are closed when they are this share of them.
+HOLE_SHARE = 0.5
+
+Draw = Callable[[Tensor, np.ndarray, SamplingParams], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,110 +52,139 @@ def prefill_width(num_tokens: int) -> int:
     return -(-num_tokens // step) * step
 
 
+def span(num_tokens: int) -> int:
+    """Round a number of columns up to a span of the attention."""
+    return -(-num_tokens // SPAN_MULTIPLE) * SPAN_MULTIPLE
+
+
 class RunningBatch:
     """Hold the rows that are being sampled.
 
     Args:
-        model: a causal language model of transformers, in eval mode.
+        model: a causal language model of transformers, in eval mode; where its attention implementation is ours,
+            steps attend over slots, else the model attends over assembled keys and values.
         params: the same for all rows.
-        num_slots: most rows at a time, a multiple of `ROW_MULTIPLE`.
-        capacity: most tokens of a row, prompt and completion together; rounded up.
+        num_slots: most rows at a time.
+        num_prompts: most prompts at a time.
+        longest_prompt: tokens of the longest prompt.
+        draw: from logits, uniform numbers and parameters to token ids.
     """
 
-    def __init__(self, model: PreTrainedModel, params: SamplingParams, num_slots: int, capacity: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        params: SamplingParams,
+        num_slots: int,
+        num_prompts: int,
+        longest_prompt: int,
+        draw: Draw = draw_tokens,
+    ) -> None:
         self._model = model
         self._params = params
+        self._draw_tokens = draw
         self._config = model.config.get_text_config()
+        self._over_slots = model.config._attn_implementation == ATTENTION
         self._device = model.device
-        self._capacity = -(-capacity // SPAN_MULTIPLE) * SPAN_MULTIPLE
-        self._cache = SlotCache(num_slots, self._capacity, self._device)
+        columns = span(max(longest_prompt, prefill_width(longest_prompt)))
+        self._cache = SlotCache(num_slots, span(params.max_completion_tokens), num_prompts, columns)
         self._owners: list[tuple[Request, int] | None] = [None] * num_slots
+        self._used = 0
         self._alive_S = np.zeros(num_slots, dtype=bool)
-        self._num_rows = 0
-        self._next_S = torch.zeros(num_slots, dtype=torch.long, device=self._device)
-        self._lengths_S = np.zeros(num_slots, dtype=np.int64)
+        self._prompt_S = np.zeros(num_slots, dtype=np.int64)
         self._seeds_S = np.zeros(num_slots, dtype=np.uint64)
         self._drawn_S = np.zeros(num_slots, dtype=np.int64)
         self._tokens_SG = np.zeros((num_slots, params.max_completion_tokens), dtype=np.int64)
+        self._prompts_used = 0
+        self._lengths_P = np.zeros(num_prompts, dtype=np.int64)
         self._stop_ids = np.array(params.stop_ids, dtype=np.int64)
+        self._prompt_plan: tuple[list[PromptRun], Tensor] | None = None
 
     @property
     def num_active(self) -> int:
         """Count the rows that are not finished."""
-        return int(self._alive_S.sum())
+        return int(self._alive_S[: self._used].sum())
 
     @property
     def num_free(self) -> int:
         """Count the slots that a new row could take."""
         return len(self._owners) - self.num_active
 
+    @property
+    def num_free_prompts(self) -> int:
+        """Count the prompts that could come in."""
+        return len(self._lengths_P) - len(np.unique(self._prompt_S[: self._used][self._alive_S[: self._used]]))
+
     def admit(self, requests: Sequence[Request]) -> list[FinishedRow]:
         """Prefill each prompt once, give each of its samples a slot, and draw their first tokens.
 
-        The prompts are to have one `prefill_width`, and their samples are to fit into the free slots.
+        The prompts are to have one `prefill_width`; they and their samples are to fit into what is free.
         """
         rows = [(p, place) for p, request in enumerate(requests) for place in range(len(request.seeds))]
-        slots = np.flatnonzero(~self._alive_S)[: len(rows)]
+        if self._used + len(rows) > len(self._owners) or self._prompts_used + len(requests) > len(self._lengths_P):
+            self._close_holes()
         lengths = [len(request.prompt_ids) for request in requests]
         prefilled, logits_PV = self._prefill(requests, lengths)
+        self._cache.fill_prompts(self._prompts_used, prefilled)
+        self._lengths_P[self._prompts_used : self._prompts_used + len(requests)] = lengths
+        slots = np.arange(self._used, self._used + len(rows))
         for slot, (p, place) in zip(slots, rows, strict=True):
             self._owners[slot] = (requests[p], place)
             self._seeds_S[slot] = requests[p].seeds[place]
-            self._lengths_S[slot] = lengths[p]
+            self._prompt_S[slot] = self._prompts_used + p
         self._alive_S[slots] = True
         self._drawn_S[slots] = 0
-        owners_N = torch.tensor([p for p, _ in rows], device=self._device)
-        slots_N = torch.from_numpy(slots).to(self._device)
-        lengths_N = torch.tensor(lengths, device=self._device)[owners_N]
-        self._cache.fill(slots_N, prefilled, owners_N, lengths_N)
-        self._num_rows = max(self._num_rows, int(slots[-1]) + 1)
-        return self._draw(slots, logits_PV[owners_N])
+        self._used += len(rows)
+        self._prompts_used += len(requests)
+        self._prompt_plan = None
+        return self._draw(slots, logits_PV[torch.tensor([p for p, _ in rows], device=self._device)])
 
     def step(self) -> list[FinishedRow]:
         """Feed every row its last token and draw its next one."""
-        num_rows = min(-(-self._num_rows // ROW_MULTIPLE) * ROW_MULTIPLE, len(self._owners))
-        longest = int(self._lengths_S[:num_rows].max()) + 1
-        span = -(-longest // SPAN_MULTIPLE) * SPAN_MULTIPLE
-        self._cache.begin_step(num_rows, span)
-        positions_N = self._cache.lengths_S[:num_rows].clone()
+        if self.num_active < self._used * (1 - HOLE_SHARE):
+            self._close_holes()
+        live = np.flatnonzero(self._alive_S[: self._used])
+        # Filled up with the first row, which is then computed more than once.
+        rows = np.concatenate([live, np.full(-len(live) % ROW_MULTIPLE, live[0])])
+        tokens_N = torch.from_numpy(self._tokens_SG[rows, self._drawn_S[rows] - 1]).to(self._device)
+        positions = self._lengths_P[self._prompt_S[rows]] + self._drawn_S[rows] - 1
         logits_NV = self._model(
-            input_ids=self._next_S[:num_rows, None],
-            attention_mask=step_masks(self._config, positions_N, span, self._model.dtype),
-            position_ids=positions_N[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
+            input_ids=tokens_N[:, None],
+            position_ids=torch.from_numpy(positions).to(self._device)[:, None],
             logits_to_keep=1,
-        ).logits[:, 0]
-        active = np.flatnonzero(self._alive_S[:num_rows])
-        active_N = torch.from_numpy(active).to(self._device)
-        self._cache.end_step(active_N)
-        self._lengths_S[active] += 1
-        return self._draw(active, logits_NV if len(active) == num_rows else logits_NV[active_N])
+            **(self._slot_step(live, rows) if self._over_slots else self._assembled_step(rows)),
+        ).logits[: len(live), 0]
+        return self._draw(live, logits_NV)
 
-    def compact(self) -> None:
-        """Move the last rows into the holes that finished rows left, so that passes get smaller."""
-        num_active = self.num_active
-        holes = np.flatnonzero(~self._alive_S[:num_active])
-        movers = num_active + np.flatnonzero(self._alive_S[num_active : self._num_rows])
-        self._num_rows = num_active
-        if not len(holes):
-            return
-        to_N, from_N = (torch.from_numpy(slots).to(self._device) for slots in (holes, movers))
-        self._cache.move(from_N, to_N)
-        self._next_S[to_N] = self._next_S[from_N]
-        for array in (self._lengths_S, self._seeds_S, self._drawn_S, self._tokens_SG):
-            array[holes] = array[movers]
-        for hole, mover in zip(holes, movers, strict=True):
-            self._owners[hole] = self._owners[mover]
-        self._alive_S[holes] = True
-        self._release(movers)
+    def _slot_step(self, live: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+        dtype, device = self._model.dtype, self._device
+        if self._prompt_plan is None:
+            heads = self._config.num_attention_heads // self._cache.keys_SGCD[0].shape[1]
+            lengths = self._lengths_P[: self._prompts_used]
+            runs, back_N = prompt_runs(self._prompt_S[live], lengths, heads, dtype, device)
+            self._prompt_plan = (runs, torch.cat([back_N, back_N[:1].expand(len(rows) - len(live))]))
+        ages_S = np.where(self._alive_S[: self._used], self._drawn_S[: self._used], 0)
+        step = Step(
+            cache=self._cache,
+            num_slots=self._used,
+            slots_N=torch.from_numpy(rows).to(device),
+            columns_N=torch.from_numpy(self._drawn_S[rows] - 1).to(device),
+            runs=slot_runs(ages_S, dtype, device),
+            prompt_runs=self._prompt_plan[0],
+            back_N=self._prompt_plan[1],
+        )
+        return {"use_cache": False, "slots": step}
 
-    @property
-    def num_rows(self) -> int:
-        """Count the rows of the next pass, dead ones between the active included."""
-        return self._num_rows
+    def _assembled_step(self, rows: np.ndarray) -> dict[str, Any]:
+        slots_N, columns_N, owners_N, lengths_N = (
+            torch.from_numpy(array).to(self._device)
+            for array in (rows, self._drawn_S[rows] - 1, self._prompt_S[rows], self._lengths_P[self._prompt_S[rows]])
+        )
+        prompt_span, own_span = span(int(lengths_N.max())), span(int(columns_N.max()) + 1)
+        masks = step_masks(self._config, lengths_N, columns_N, prompt_span, own_span, self._model.dtype)
+        cache = AssembledCache(self._cache, slots_N, columns_N, owners_N, prompt_span, own_span)
+        return {"use_cache": True, "past_key_values": cache, "attention_mask": masks}
 
-    def _prefill(self, requests: Sequence[Request], lengths: list[int]) -> tuple[DynamicCache, torch.Tensor]:
+    def _prefill(self, requests: Sequence[Request], lengths: list[int]) -> tuple[DynamicCache, Tensor]:
         width = prefill_width(max(lengths))
         ids_PT, _ = pad_right([request.prompt_ids for request in requests], pad_id=0)
         ids_PT = torch.nn.functional.pad(ids_PT, (0, width - ids_PT.shape[1])).to(self._device)
@@ -168,31 +204,38 @@ class RunningBatch:
         last_P = torch.tensor([column[length - 1] for length in lengths], device=self._device)
         return prefilled, logits_PUV[torch.arange(len(requests), device=self._device), last_P]
 
-    def _draw(self, slots: np.ndarray, logits_NV: torch.Tensor) -> list[FinishedRow]:
+    def _draw(self, slots: np.ndarray, logits_NV: Tensor) -> list[FinishedRow]:
         uniforms_N = row_uniforms(self._seeds_S[slots], self._drawn_S[slots].astype(np.uint64))
-        drawn_N = draw_tokens(logits_NV, uniforms_N, self._params)
-        self._next_S[torch.from_numpy(slots).to(self._device)] = drawn_N
-        tokens_N = drawn_N.cpu().numpy()
+        tokens_N = self._draw_tokens(logits_NV, uniforms_N, self._params).cpu().numpy()
         self._tokens_SG[slots, self._drawn_S[slots]] = tokens_N
         self._drawn_S[slots] += 1
         stopped_N = np.isin(tokens_N, self._stop_ids)
         done_N = stopped_N | (self._drawn_S[slots] >= self._params.max_completion_tokens)
         finished = [self._finished(int(slots[n]), bool(stopped_N[n])) for n in np.flatnonzero(done_N)]
-        self._release(slots[done_N])
+        if finished:
+            self._alive_S[slots[done_N]] = False
+            self._prompt_plan = None
         return finished
 
     def _finished(self, slot: int, stopped: bool) -> FinishedRow:
         owner = self._owners[slot]
         assert owner is not None
+        self._owners[slot] = None
         ids = tuple(self._tokens_SG[slot, : self._drawn_S[slot]].tolist())
         return FinishedRow(*owner, ids=ids, finish_reason="stop" if stopped else "length")
 
-    def _release(self, slots: np.ndarray) -> None:
-        """Free slots. At length 0 a dead row neither widens the span of the next pass nor runs past its slot."""
-        if not len(slots):
-            return
-        self._alive_S[slots] = False
-        self._lengths_S[slots] = 0
-        for slot in slots:
-            self._owners[slot] = None
-        self._cache.free(torch.from_numpy(slots).to(self._device))
+    def _close_holes(self) -> None:
+        """Move the rows in use together, and the prompts in use, keeping their order."""
+        kept = np.flatnonzero(self._alive_S[: self._used])
+        prompts = np.unique(self._prompt_S[kept])
+        if len(kept):
+            self._cache.keep_rows(kept.tolist(), span(int(self._drawn_S[kept].max())))
+            self._cache.keep_prompts(prompts.tolist(), span(int(self._lengths_P[prompts].max())))
+        for array in (self._seeds_S, self._drawn_S, self._tokens_SG):
+            array[: len(kept)] = array[kept]
+        self._prompt_S[: len(kept)] = np.searchsorted(prompts, self._prompt_S[kept])
+        self._lengths_P[: len(prompts)] = self._lengths_P[prompts]
+        self._owners[: len(kept)] = [self._owners[slot] for slot in kept]
+        self._alive_S[: self._used] = np.arange(self._used) < len(kept)
+        self._used, self._prompts_used = len(kept), len(prompts)
+        self._prompt_plan = None

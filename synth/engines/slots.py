@@ -1,89 +1,79 @@
-"""A key-value cache of slots: allocated once, each row at its own length, freed and refilled one row at a time.
+"""Keys and values of the running rows, allocated once: a prompt's stand once for all its samples.
 
-Shapes: S slots, N rows in use, P prompts, H key-value heads, C capacity in tokens, T positions, D head size.
+A row's own tokens lie in a slot of their own, from column 0; its prompt's in a place that it shares with the prompt's
+other samples. Rows stand in the order of their admission, so that neighbours have drawn about as many tokens.
+
+Shapes: S slots, P prompt places, N rows of a pass, G key-value heads, C columns of a slot, W columns of a prompt,
+D head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 
 class SlotCache:
-    """Hold keys and values of up to S rows, every row from column 0 to its own length.
+    """Hold the keys and values of up to S rows of up to P prompts, layer by layer.
 
-    A model sees the first `num_rows` slots up to the longest row; what lies beyond a row's own length is stale and
-    must be masked. It stands in for a transformers cache for steps of one token per row.
+    What lies beyond a row's or a prompt's own length is stale and must be masked.
     """
 
-    # Read by the mask functions of transformers, which take our 4D mask as it is.
-    is_sliding = (False,)
-    is_compileable = False
-
-    def __init__(self, num_slots: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, num_slots: int, slot_columns: int, num_prompts: int, prompt_columns: int) -> None:
         self.num_slots = num_slots
-        self.capacity = capacity
-        self.lengths_S = torch.zeros(num_slots, dtype=torch.long, device=device)
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
-        self._rows_N = torch.zeros(0, dtype=torch.long, device=device)
-        self._columns_N = self._rows_N
-        self._span = 0
+        self.slot_columns = slot_columns
+        self.num_prompts = num_prompts
+        self.prompt_columns = prompt_columns
+        self.keys_SGCD: list[Tensor] = []
+        self.values_SGCD: list[Tensor] = []
+        self.prompt_keys_PGWD: list[Tensor] = []
+        self.prompt_values_PGWD: list[Tensor] = []
 
-    def fill(
-        self, slots_N: torch.Tensor, prefilled: DynamicCache, owners_N: torch.Tensor, lengths_N: torch.Tensor
-    ) -> None:
-        """Copy prompt `owners_N[i]` of a prefill into slot `slots_N[i]`; one prompt may go to many slots."""
+    def fill_prompts(self, first_place: int, prefilled: DynamicCache) -> None:
+        """Take in the prompts of a prefill, at the places from `first_place` on."""
         for layer, filled in enumerate(prefilled.layers):
             assert isinstance(filled, CacheLayerMixin)  # other layers were refused by require_known_layers
-            keys_PHTD, values_PHTD = filled.keys, filled.values
-            assert keys_PHTD is not None and values_PHTD is not None
-            if layer == len(self._keys):
-                self._allocate(keys_PHTD, values_PHTD)
-            width = keys_PHTD.shape[2]
-            self._keys[layer][slots_N, :, :width] = keys_PHTD[owners_N]
-            self._values[layer][slots_N, :, :width] = values_PHTD[owners_N]
-        self.lengths_S[slots_N] = lengths_N
+            keys, values = filled.keys, filled.values
+            assert keys is not None and values is not None
+            if layer == len(self.keys_SGCD):
+                self._allocate(keys, values)
+            places = slice(first_place, first_place + keys.shape[0])
+            self.prompt_keys_PGWD[layer][places, :, : keys.shape[2]] = keys
+            self.prompt_values_PGWD[layer][places, :, : values.shape[2]] = values
 
-    def begin_step(self, num_rows: int, span: int) -> None:
-        """Aim the next forward pass at the first `num_rows` slots; each appends one token at its own length."""
-        self._rows_N = torch.arange(num_rows, device=self.lengths_S.device)
-        self._columns_N = self.lengths_S[:num_rows].clone()
-        self._span = span
+    def write(self, layer: int, slots_N: Tensor, columns_N: Tensor, keys_NGD: Tensor, values_NGD: Tensor) -> None:
+        """Write one token of each row of a pass."""
+        self.keys_SGCD[layer][slots_N, :, columns_N] = keys_NGD
+        self.values_SGCD[layer][slots_N, :, columns_N] = values_NGD
 
-    def end_step(self, active_N: torch.Tensor) -> None:
-        """Count the token that the pass wrote for the slots `active_N`."""
-        self.lengths_S[active_N] += 1
+    def keep_rows(self, kept: Sequence[int], columns: int) -> None:
+        """Move the rows `kept` to the front, in their order; only their first columns hold anything."""
+        _keep([*self.keys_SGCD, *self.values_SGCD], kept, columns)
 
-    def free(self, slots_N: torch.Tensor) -> None:
-        """Forget rows; a freed slot may still be part of a pass and then writes to its first column."""
-        self.lengths_S[slots_N] = 0
+    def keep_prompts(self, kept: Sequence[int], columns: int) -> None:
+        """Move the prompts `kept` to the front, in their order."""
+        _keep([*self.prompt_keys_PGWD, *self.prompt_values_PGWD], kept, columns)
 
-    def move(self, from_N: torch.Tensor, to_N: torch.Tensor) -> None:
-        """Copy rows to other slots, so that the rows in use stay together at the front."""
-        width = int(self.lengths_S[from_N].max())
-        for keys_SHCD, values_SHCD in zip(self._keys, self._values, strict=True):
-            keys_SHCD[to_N, :, :width] = keys_SHCD[from_N, :, :width]
-            values_SHCD[to_N, :, :width] = values_SHCD[from_N, :, :width]
-        self.lengths_S[to_N] = self.lengths_S[from_N]
-
-    def update(
-        self, keys_NH1D: torch.Tensor, values_NH1D: torch.Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write this step's token of one layer and return the layer's keys and values; called by the model."""
-        keys_SHCD, values_SHCD = self._keys[layer_idx], self._values[layer_idx]
-        keys_SHCD[self._rows_N, :, self._columns_N] = keys_NH1D[:, :, 0]
-        values_SHCD[self._rows_N, :, self._columns_N] = values_NH1D[:, :, 0]
-        num_rows = len(self._rows_N)
-        return keys_SHCD[:num_rows, :, : self._span], values_SHCD[:num_rows, :, : self._span]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Give the number of columns before this step; called by the model."""
-        return self._span - 1
-
-    def _allocate(self, keys_PHTD: torch.Tensor, values_PHTD: torch.Tensor) -> None:
+    def _allocate(self, keys: Tensor, values: Tensor) -> None:
         # Zeros, not empty memory: a masked NaN would still poison the weighted sum of the values.
-        for store, like in ((self._keys, keys_PHTD), (self._values, values_PHTD)):
-            shape = (self.num_slots, like.shape[1], self.capacity, like.shape[3])
-            store.append(torch.zeros(shape, dtype=like.dtype, device=like.device))
+        rows, prompts = (self.num_slots, self.slot_columns), (self.num_prompts, self.prompt_columns)
+        for stores, like in (
+            ((self.keys_SGCD, self.prompt_keys_PGWD), keys),
+            ((self.values_SGCD, self.prompt_values_PGWD), values),
+        ):
+            for store, (number, columns) in zip(stores, (rows, prompts), strict=True):
+                store.append(like.new_zeros(number, like.shape[1], columns, like.shape[3]))
+
+
+def _keep(stores: Sequence[Tensor], kept: Sequence[int], columns: int) -> None:
+    # What stands at the front already stays there.
+    start = next((i for i, place in enumerate(kept) if i != place), len(kept))
+    if start == len(kept):
+        return
+    for store in stores:
+        moved = torch.tensor(kept[start:], device=store.device)
+        store[start : len(kept), :, :columns] = store[moved, :, :columns]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import torch
@@ -15,14 +15,15 @@ from posttrain.core.chat import decode_completion, load_tokenizer
 from posttrain.core.model_files import model_hash
 from posttrain.core.models import load_causal_lm, load_config
 from synth.engines.base import Request, Sample, SamplingParams
-from synth.engines.masks import require_known_layers
-from synth.engines.running import ROW_MULTIPLE, FinishedRow, RunningBatch, prefill_width
+from synth.engines.probe import choose_attention, require_known_layers
+from synth.engines.running import FinishedRow, RunningBatch, prefill_width, span
 
 # New rows enter when this share of the slots is free: seldom enough that prefills are batches, often enough that
-# few rows of a pass are dead.
-REFILL_SHARE = 0.25
-# Passes are made smaller when this share of their rows is dead and nothing waits.
-DEAD_SHARE = 0.125
+# passes stay large.
+REFILL_SHARE = 0.125
+# Prompt places for this many times the prompts that the slots' rows would make if each had all its samples running:
+# a prompt stays until its longest sample ends.
+PROMPT_ROOM = 2.0
 
 
 class TransformersEngine:
@@ -35,7 +36,7 @@ class TransformersEngine:
         model_dir: a Hugging Face folder (config, safetensors, tokenizer with chat template).
         dtype: of weights, activations and cache: "float32", "bfloat16", …
         device: "cpu", "cuda", …
-        max_batch_tokens: tokens that the cache holds at a time, over all rows.
+        max_batch_tokens: tokens that the cache holds at a time, over all prompts and rows.
 
     Attributes:
         model: content hash of the folder.
@@ -65,33 +66,52 @@ class TransformersEngine:
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
         """Yield the samples as they finish; long prompts first."""
         model, tokenizer = self._load()
-        for capacity, band in _bands(requests, params.max_completion_tokens):
-            num_samples = sum(len(request.seeds) for request in band)
-            num_slots = min(max(self.max_batch_tokens // capacity, 1), num_samples)
-            num_slots = -(-num_slots // ROW_MULTIPLE) * ROW_MULTIPLE
-            batch = RunningBatch(model, params, num_slots, capacity)
-            for row in _run(batch, deque(_split(band, num_slots)), num_slots):
+        for plan in plan_batches(requests, params.max_completion_tokens, self.max_batch_tokens):
+            longest = len(plan.requests[0].prompt_ids)
+            batch = RunningBatch(model, params, plan.num_slots, plan.num_prompts, longest)
+            for row in _run(batch, deque(_split(plan.requests, plan.num_slots)), plan.num_slots):
                 yield _sample(row, tokenizer)
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None:
             model = load_causal_lm(self.model_dir, dtype=self.dtype, device=self.device)
-            self._loaded = (model, load_tokenizer(self.model_dir))
+            tokenizer = load_tokenizer(self.model_dir)
+            choose_attention(model, tokenizer, str(self.model_dir))
+            self._loaded = (model, tokenizer)
         return self._loaded
 
 
-def _bands(requests: Sequence[Request], max_completion_tokens: int) -> Iterator[tuple[int, list[Request]]]:
-    """Group requests whose longest rows lie within a factor of two, so that one long prompt costs no other its slot.
+@dataclass(frozen=True)
+class BatchPlan:
+    """Hold requests of like length, longest first, and how many rows and prompts may run at a time."""
 
-    Yields:
-        The tokens of the band's longest row, and its requests by falling length.
+    requests: list[Request]
+    num_slots: int
+    num_prompts: int
+
+
+def plan_batches(
+    requests: Sequence[Request], max_completion_tokens: int, max_batch_tokens: int
+) -> Iterator[BatchPlan]:
+    """Group requests whose samples take memory within a factor of two, so that one long prompt costs no other its slot.
+
+    A sample takes room for its longest completion, and its share of room for its prompt.
     """
     ordered = sorted(requests, key=lambda request: (-len(request.prompt_ids), request.key))
     while ordered:
-        capacity = len(ordered[0].prompt_ids) + max_completion_tokens
-        band = [request for request in ordered if len(request.prompt_ids) + max_completion_tokens > capacity // 2]
-        ordered = ordered[len(band) :]
-        yield capacity, band
+        num_samples = max(len(request.seeds) for request in ordered)
+
+        def room(request: Request, num_samples: int = num_samples) -> float:
+            return span(max_completion_tokens) + PROMPT_ROOM * span(len(request.prompt_ids)) / max(num_samples, 1)
+
+        most = room(ordered[0])
+        group = [request for request in ordered if room(request) > most / 2]
+        ordered = ordered[len(group) :]
+        wanted = sum(len(request.seeds) for request in group)
+        num_slots = min(max(int(max_batch_tokens / most), 1), wanted)
+        num_prompts = math.ceil(PROMPT_ROOM * num_slots / max(num_samples, 1)) + 1
+        if wanted:
+            yield BatchPlan(group, num_slots, num_prompts)
 
 
 def _split(requests: Sequence[Request], num_slots: int) -> Iterator[Request]:
@@ -105,11 +125,10 @@ def _split(requests: Sequence[Request], num_slots: int) -> Iterator[Request]:
 @torch.inference_mode()
 def _next_rows(batch: RunningBatch, pending: deque[Request], num_slots: int) -> list[FinishedRow]:
     """Let new rows in where enough slots are free, else take a step."""
-    wanted = math.ceil(num_slots * REFILL_SHARE)
-    if pending and (batch.num_active == 0 or batch.num_free >= max(wanted, len(pending[0].seeds))):
-        return batch.admit(_take(pending, batch.num_free))
-    if not pending and batch.num_active < batch.num_rows * (1 - DEAD_SHARE):
-        batch.compact()
+    if pending:
+        wanted = max(math.ceil(num_slots * REFILL_SHARE), len(pending[0].seeds))
+        if batch.num_active == 0 or (batch.num_free >= wanted and batch.num_free_prompts):
+            return batch.admit(_take(pending, batch.num_free, batch.num_free_prompts))
     return batch.step()
 
 
@@ -119,11 +138,16 @@ def _run(batch: RunningBatch, pending: deque[Request], num_slots: int) -> Iterat
         yield from _next_rows(batch, pending, num_slots)
 
 
-def _take(pending: deque[Request], num_free: int) -> list[Request]:
-    """Take the next requests that fit into the free slots and share one prefill width."""
+def _take(pending: deque[Request], num_free: int, num_free_prompts: int) -> list[Request]:
+    """Take the next requests that fit into the free slots and prompt places and share one prefill width."""
     width = prefill_width(len(pending[0].prompt_ids))
     taken: list[Request] = []
-    while pending and prefill_width(len(pending[0].prompt_ids)) == width and len(pending[0].seeds) <= num_free:
+    while (
+        pending
+        and len(taken) < num_free_prompts
+        and prefill_width(len(pending[0].prompt_ids)) == width
+        and len(pending[0].seeds) <= num_free
+    ):
         num_free -= len(pending[0].seeds)
         taken.append(pending.popleft())
     return taken

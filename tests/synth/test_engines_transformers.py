@@ -83,7 +83,7 @@ def test_greedy_equals_generate_token_by_token(tiny_model_dir):
         assert samples[request.key, 0].ids == plain_generate(model, request.prompt_ids, sampling)
 
 
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
+SMALL = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 
 
