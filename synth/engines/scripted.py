@@ -14,6 +14,9 @@ class ScriptedEngine:
 
     A word counts as a token: an answer of more than `max_completion_tokens` words is cut and marked "length".
 
+    Args:
+        records: keep `calls` and `params`, which grow with every call.
+
     Attributes:
         calls: (key, sample index) of every sample that was asked for, in order.
         params: The sampling parameters of each call of `generate`, in order.
@@ -21,8 +24,11 @@ class ScriptedEngine:
 
     kind = "scripted"
 
-    def __init__(self, function: Script, model: str = "scripted", context_tokens: int | None = None) -> None:
+    def __init__(
+        self, function: Script, model: str = "scripted", context_tokens: int | None = None, records: bool = True
+    ) -> None:
         self.function = function
+        self.records = records
         self.model = model
         self.context_tokens = context_tokens
         self.identity = {"kind": self.kind, "model": model}
@@ -31,10 +37,12 @@ class ScriptedEngine:
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
         """Yield the samples in the order of the requests."""
-        self.params.append(params)
+        if self.records:
+            self.params.append(params)
         for request in requests:
             for sample_index, seed in zip(request.sample_indices, request.seeds, strict=True):
-                self.calls.append((request.key, sample_index))
+                if self.records:
+                    self.calls.append((request.key, sample_index))
                 text = self.function(request, sample_index, seed)
                 words = text.split()
                 cut = len(words) > params.max_completion_tokens
