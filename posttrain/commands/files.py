@@ -18,7 +18,10 @@ from posttrain.core.model_files import check_model_dir, resolve
 
 def sample(args: Namespace) -> None:
     """Draw K completions for every prompt of a file."""
-    from posttrain.sampling import sample_file
+    if args.engine == "scripted":
+        from posttrain.scripted import sample_file
+    else:
+        from posttrain.sampling import sample_file  # loads torch
 
     summary = sample_file(args, _progress("samples"))
     if not summary["num_completions"]:

@@ -8,6 +8,15 @@ from synth.engines.base import Request, Sample, SamplingParams
 
 Script = Callable[[Request, int, int], str]
 
+_ECHOED_WORDS = 6
+
+
+def echo(request: Request, sample_index: int, seed: int) -> str:
+    """Answer with a few words of the prompt, which ones and how many by the seed, and a number from it."""
+    words = request.messages[-1]["content"].split() or ["…"]
+    start, count, number = seed % len(words), 1 + (seed >> 16) % _ECHOED_WORDS, (seed >> 32) % 1000
+    return " ".join([*words[start : start + count], str(number)])
+
 
 class ScriptedEngine:
     """Answer each sample with `function(request, sample_index, seed)` and record the calls.
