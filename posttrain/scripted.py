@@ -85,7 +85,9 @@ def _checked(spec: str, function: Callable[..., Any]) -> Script:
         try:
             text = function(request, sample_index, seed)
         except Exception as error:
-            raise EngineError(_failure(spec, request, sample_index, f"raised {type(error).__name__}: {error}")) from error
+            raise EngineError(
+                _failure(spec, request, sample_index, f"raised {type(error).__name__}: {error}")
+            ) from error
         if not isinstance(text, str):
             raise EngineError(_failure(spec, request, sample_index, f"returned {text!r:.80}, expected a text"))
         return text

@@ -56,6 +56,8 @@ class SampleStore:
     def held(self) -> Iterator[None]:
         """Hold the folder against other processes that were given the same command; they wait."""
         with file_lock(self.journals / "lock"):
+            for path in self.folder.glob(".*.tmp"):
+                path.unlink()  # a half-written file that a kill left behind
             atomic_write(self.folder / "request.json", json.dumps(self.asked, indent=1, ensure_ascii=False) + "\n")
             yield
 
