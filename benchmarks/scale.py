@@ -95,7 +95,8 @@ def report(pairs: dict[int, list[tuple[Run, Run]]]) -> bool:
         peak[size] = statistics.median(run.megabytes for run, _ in pairs[size])
         print(
             f"{size:>8,} {len(walls):>5} {wall[size]:>10.1f} {min(walls):>7.1f} {max(walls):>7.1f} "
-            f"{wall[size] / wall[SIZES[0]]:>9.2f} {cpu[size]:>7.1f} {cpu[size] / cpu[SIZES[0]]:>9.2f} {peak[size]:>8.1f}"
+            f"{wall[size] / wall[SIZES[0]]:>9.2f} {cpu[size]:>7.1f} {cpu[size] / cpu[SIZES[0]]:>9.2f} "
+            f"{peak[size]:>8.1f}"
         )
     starts = [start for size in SIZES for _, start in pairs[size]]
     print(f"subtracted: {statistics.median(start.wall for start in starts):.3f} s, a run of one prompt")

@@ -158,6 +158,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-completion-tokens", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument("--date", help="what a template that prints today's date shall print, '26 Jul 2024'")
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")

@@ -1,4 +1,4 @@
-"""`posttrain sample --engine scripted`: a Python function in the model's place; loads neither torch nor transformers."""
+"""`posttrain sample --engine scripted`: a Python function in the model's place, without torch or transformers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     """
     if args.base_url is not None:
         raise DataError("--base-url belongs to --engine openai; leave it out or choose that engine")
+    if args.date is not None:
+        raise DataError("--date is for a chat template, and a script gets messages; leave it out")
     params = SamplingParams(args.temperature, args.top_p, args.top_k, args.max_completion_tokens, stop_ids=())
     opener = OpenScript(args.model, script_hash(args.model))
     if args.workers > 1:

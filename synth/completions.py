@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
 from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams, sample_seed
 from synth.prompt_set import PromptSet
+from synth.prompt_sources import Prompts
 from synth.sample_index import SampleIndex
-from synth.sample_store import Row, SampleStore, Tally
+from synth.sample_store import Row, SampleStore
 from synth.sampling_job import Job, make_job, prompt_limit
+from synth.sampling_summary import SamplingSummary, summarize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,43 +28,10 @@ Report = Callable[[int, int], None]
 PROMPTS_AT_ONCE = 2048
 # A person hears of progress at most this often.
 REPORT_SECONDS = 0.5
-# From this temperature on, a prompt whose samples are all the same is worth a look.
-IDENTICAL_TEMPERATURE = 0.7
-
-
-@dataclass(frozen=True)
-class SamplingSummary:
-    """Report a finished sampling; the content of `summary.json`.
-
-    Attributes:
-        num_prompts: prompts of the input, rejected ones included.
-        num_rejects: prompts that could not be used.
-        num_completions: rows of completions.jsonl.
-        num_tokens: tokens of all completions, end-of-turn tokens included.
-        truncated_share: share of completions cut at max_completion_tokens.
-        distinct_share: distinct texts over completions, per prompt: the mean and the least.
-        identical_prompts: prompts whose completions are all the same text.
-        flags: sentences for a person to read.
-        seconds: of the last session, which drew `session_tokens` tokens; `tokens_per_second` is their ratio.
-        sampling: all that shaped the samples, as it was in force.
-    """
-
-    num_prompts: int
-    num_rejects: int
-    num_completions: int
-    num_tokens: int
-    truncated_share: float
-    distinct_share: dict[str, float]
-    identical_prompts: int
-    flags: list[str]
-    seconds: float
-    session_tokens: int
-    tokens_per_second: float
-    sampling: dict[str, Any]
 
 
 def sample_completions(
-    prompts: str | PathLike[str] | Iterable[Mapping[str, Any]],
+    prompts: Prompts,
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase | None,
     num_completions: int,
@@ -80,7 +49,7 @@ def sample_completions(
 
     Args:
         prompts: a .jsonl or .parquet file, or rows: `prompt` (messages, or a text), `id` where there is one, and
-            columns that travel along.
+            columns that travel along. Rows that a `PromptSource` gives are not held in memory.
         tokenizer: of the model; None where a server writes the prompt from messages.
         out_dir: gets completions.jsonl, rejects.jsonl, summary.json and request.json.
         max_prompt_tokens: longer prompts are rejected, as are those that leave no room in the model's context.
@@ -123,8 +92,7 @@ def _finish(job: Job, store: SampleStore, model: str, draw: Callable[[SampleInde
     index = store.index(job.prompts, job.num_completions)
     _refuse_gaps(job.prompts, index)
     tally = store.finish(job.prompts, index, model)
-    num_rejects = job.prompts.num_rejects + index.num_refused
-    summary = _summary(job, store, tally, num_rejects, seconds, index.num_tokens - num_tokens)
+    summary = summarize(job, store.asked, tally, index.num_refused, seconds, index.num_tokens - num_tokens)
     store.close(asdict(summary))
     return summary
 
@@ -211,31 +179,3 @@ def _journal_row(sample: Sample) -> Row:
         "num_tokens": sample.num_tokens,
         "seed": sample.seed,
     }
-
-
-def _summary(
-    job: Job, store: SampleStore, tally: Tally, num_rejects: int, seconds: float, session_tokens: int
-) -> SamplingSummary:
-    temperature = job.params.temperature
-    flags = []
-    if tally.num_identical and temperature >= IDENTICAL_TEMPERATURE:
-        flags.append(
-            f"{tally.num_identical} of {tally.num_prompts} prompts have {job.num_completions} identical samples "
-            f"at temperature {temperature}"
-        )
-    if tally.num_truncated:
-        flags.append(f"{tally.num_truncated} of {tally.num_samples} completions were cut at max_completion_tokens")
-    return SamplingSummary(
-        num_prompts=len(job.prompts) + job.prompts.num_rejects,
-        num_rejects=num_rejects,
-        num_completions=tally.num_samples,
-        num_tokens=tally.num_tokens,
-        truncated_share=tally.num_truncated / max(tally.num_samples, 1),
-        distinct_share={"mean": tally.distinct_shares / max(tally.num_prompts, 1), "least": tally.least_distinct},
-        identical_prompts=tally.num_identical,
-        flags=flags,
-        seconds=round(seconds, 3),
-        session_tokens=session_tokens,
-        tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
-        sampling=store.asked,
-    )

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from posttrain.core.jsonl import decode_row, read_lines
 from posttrain.core.parquet import read_parquet
@@ -15,6 +15,7 @@ Row = dict[str, Any]
 Entry = tuple[int, int, Any]
 
 
+@runtime_checkable
 class PromptSource(Protocol):
     """Stream entries: (line from 1, mark, what `row` makes a row of); a changed entry has another mark.
 
@@ -80,8 +81,13 @@ class RowSource:
         return raw
 
 
-def source_of(prompts: str | PathLike[str] | Iterable[Mapping[str, Any]]) -> PromptSource:
-    """Choose the source: by the name of a file, else the rows themselves."""
+Prompts = str | PathLike[str] | PromptSource | Iterable[Mapping[str, Any]]
+
+
+def source_of(prompts: Prompts) -> PromptSource:
+    """Choose the source: a file by its name, rows as they are; a source is one already."""
+    if isinstance(prompts, PromptSource):
+        return prompts
     if not isinstance(prompts, str | PathLike):
         return RowSource(prompts)
     return ParquetSource(prompts) if Path(prompts).suffix == ".parquet" else JsonlSource(prompts)

@@ -16,6 +16,7 @@ from posttrain.core.journal import JournalWriter
 from posttrain.core.jsonl import encode_line, encode_row, encode_value
 from synth.prompt_set import PromptSet
 from synth.sample_index import SampleIndex
+from synth.sampling_summary import Tally
 
 Row = dict[str, Any]
 
@@ -123,30 +124,6 @@ class SampleStore:
                 f"{self.folder} holds the samples of another request ({differs}) - "
                 "give another folder, ask for the same again, or remove this one"
             )
-
-
-class Tally:
-    """Count over the finished rows what a summary reports."""
-
-    def __init__(self) -> None:
-        self.num_samples = 0
-        self.num_tokens = 0
-        self.num_truncated = 0
-        self.num_identical = 0
-        self.distinct_shares = 0.0
-        self.least_distinct = 1.0
-        self.num_prompts = 0
-
-    def add_prompt(self, samples: Sequence[Row]) -> None:
-        """Count the samples of one prompt."""
-        distinct = len({sample["text"] for sample in samples})
-        self.num_prompts += 1
-        self.num_samples += len(samples)
-        self.num_tokens += sum(sample["num_tokens"] for sample in samples)
-        self.num_truncated += sum(sample["finish_reason"] == "length" for sample in samples)
-        self.num_identical += distinct == 1 and len(samples) > 1
-        self.distinct_shares += distinct / len(samples)
-        self.least_distinct = min(self.least_distinct, distinct / len(samples))
 
 
 def encode_completions(row: Row, samples: Sequence[Row], model: str) -> bytes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from os import PathLike
 from typing import Any
 
 from posttrain.core.errors import DataError
 from synth.engines.base import SamplingParams
 from synth.prompt_set import PromptSet
-from synth.prompt_sources import source_of
+from synth.prompt_sources import Prompts, source_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Job:
 
 
 def make_job(
-    prompts: str | PathLike[str] | Iterable[Mapping[str, Any]],
+    prompts: Prompts,
     num_completions: int,
     params: SamplingParams,
     seed: int,

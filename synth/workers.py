@@ -5,16 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import PosttrainError
 from synth.completions import Report, SamplingSummary, draw_missing, run_job
 from synth.engines.base import Engine, EngineError, SamplingParams
+from synth.prompt_sources import Prompts
 from synth.sample_index import SampleIndex
 from synth.sample_store import SampleStore
 from synth.sampling_job import Job, make_job
@@ -51,7 +52,7 @@ class OpenTransformers:
 
 
 def sample_with_workers(
-    prompts: PathLike | Iterable[Mapping[str, Any]],
+    prompts: Prompts,
     model_dir: PathLike,
     num_completions: int,
     params: SamplingParams,
