@@ -3,8 +3,8 @@
 Each run is the real command in a process of its own, with the scripted engine's `echo` in the model's place, so that
 what is timed is all that stands around a model: reading, checking, journals, writing. What a run of a single prompt
 takes (start-up, mostly imports) stands before each run and is subtracted from it. The sizes take turns; medians count.
-The verdict is on the processor's seconds, since at 1,000 rows the run is a tenth of its start-up and a neighbour on the
-machine moves the clock by more than that; the clock's ratio stands beside it.
+The verdict is on the processor's seconds, since a run of 1,000 rows is mostly start-up and a neighbour on the machine
+moves the clock by more than what is measured; the clock's ratio stands beside it.
 
     python benchmarks/scale.py [--runs 5] [--num-completions 1]
 """
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIZES = (1_000, 10_000, 100_000)
-# A run of the least size takes no longer than its start-up, so it is repeated most.
-REPEATS = {1_000: 5, 10_000: 2, 100_000: 1}
+# A run of the least size is mostly start-up, so it is repeated most.
+REPEATS = {1_000: 10, 10_000: 3, 100_000: 1}
 # What counts as constant and as flat. Rows held in memory took 170 MB more at 100,000.
 MOST_DEVIATION = 0.2
 MOST_MEGABYTES = 20.0
@@ -31,7 +31,10 @@ MOST_MEGABYTES = 20.0
 
 @dataclass(frozen=True)
 class Run:
-    """Hold what one process took: seconds by the clock, seconds of processor, peak resident memory."""
+    """Hold what one process took: seconds by the clock, seconds of processor, peak resident memory.
+
+    The system counts the memory of the process that starts another as the other's, so this file imports little.
+    """
 
     wall: float
     cpu: float

@@ -14,6 +14,7 @@ import time
 import pytest
 from sample_command import Bench, journaled, names_of
 
+from posttrain.cli import main
 from posttrain.core.files import read_rows
 
 
@@ -152,18 +153,25 @@ def test_a_full_disk_is_a_clear_error_and_work_goes_on_once_there_is_room(tmp_pa
     assert len(bench.calls()) == 401
 
 
+# VmHWM and not what `wait4` reports, which counts the memory of the process that started this one.
+PEAK = """
+    import sys
+    from posttrain.cli import main
+    assert main(sys.argv[1:]) == 0
+    print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
 def test_memory_hardly_grows_with_the_prompts(tmp_path):
     """Held as rows, 19,000 more prompts and their progress took 35 MB more."""
     peaks = []
     for count in (1_000, 20_000):
         (tmp_path / str(count)).mkdir()
         bench = Bench(tmp_path / str(count), count, num_completions=2)
-        process = bench.start(tmp_path / str(count) / "out")
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        peaks.append(usage.ru_maxrss / 1024)
-    assert peaks[1] - peaks[0] < 10, f"peak memory in MB: {peaks}"
+        program = [sys.executable, "-c", textwrap.dedent(PEAK), *bench.arguments(tmp_path / str(count) / "out")]
+        said = subprocess.run(program, env=bench.environment, check=True, capture_output=True, text=True).stdout
+        peaks.append(int(said.split()[-1]) / 1024)
+    assert peaks[0] < 60 and peaks[1] - peaks[0] < 10, f"peak memory in MB: {peaks}"
 
 
 def test_echo_needs_no_model_and_no_torch_and_repeats_itself(tmp_path):
@@ -186,3 +194,34 @@ def test_echo_needs_no_model_and_no_torch_and_repeats_itself(tmp_path):
         *words, number = row["completion"][0]["content"].split()
         assert " ".join(words) in row["prompt"][0]["content"] and words and number == str((row["seed"] >> 32) % 1000)
     assert len({row["completion"][0]["content"] for row in rows}) > 10
+
+
+def refusal(capsys, bench, model, *more):
+    arguments = [f"--model={model}" if item.startswith("--model") else item for item in bench.arguments(bench.folder)]
+    assert main([*arguments, *more]) == 1
+    return capsys.readouterr().err
+
+
+def test_what_is_no_script_is_refused_with_what_is_expected(tmp_path, capsys):
+    bench = Bench(tmp_path, num_prompts=1, num_completions=1)
+    assert "is a folder, but --engine scripted samples from a Python function" in refusal(capsys, bench, tmp_path)
+    assert "give FILE.py:FUNCTION or the word echo" in refusal(capsys, bench, "Echo")
+    assert "has no function 'anser'; did you mean 'answer'?" in refusal(capsys, bench, f"{bench.script}:anser")
+    assert "there is no file" in refusal(capsys, bench, f"{tmp_path}/none.py:answer")
+    assert "--base-url belongs to --engine openai" in refusal(capsys, bench, "echo", "--base-url=http://localhost")
+    assert "--date is for a chat template" in refusal(capsys, bench, "echo", "--date=26 Jul 2024")
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["prompts.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [("1 / 0", "raised ZeroDivisionError: division by zero"), ("7", "returned 7, expected a text")],
+)
+def test_a_script_that_fails_says_for_which_sample_and_keeps_the_rest(tmp_path, capsys, answer, message):
+    bench = Bench(tmp_path, num_prompts=3, num_completions=2)
+    bench.script.write_text(
+        f"def answer(request, i, seed):\n    return {answer} if (request.key, i) == ('q1', 1) else 'fine'\n"
+    )
+    said = refusal(capsys, bench, f"{bench.script}:answer")
+    assert message in said and "for sample 1 of prompt 'q1'" in said and "Traceback" not in said
+    assert journaled(tmp_path) == [("q0", 0), ("q0", 1), ("q1", 0)]
