@@ -18,7 +18,7 @@ class IdTable:
 
     def __init__(self) -> None:
         self._digests = bytearray()
-        self._slots = array("q", [_FREE]) * 1024
+        self._slots = array("i", [_FREE]) * 1024
 
     def __len__(self) -> int:
         return len(self._digests) // DIGEST_BYTES
@@ -56,7 +56,7 @@ class IdTable:
         return slot
 
     def _grow(self) -> None:
-        self._slots = array("q", [_FREE]) * (2 * len(self._slots))
+        self._slots = array("i", [_FREE]) * (2 * len(self._slots))
         for place in range(len(self)):
             self._slots[self._slot(self._at(place))] = place
 
