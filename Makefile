@@ -26,4 +26,4 @@ check: install
 	$(BIN)/python -m pytest tests/core/test_layers.py
 
 bench: install
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in $$(grep -l '__main__' benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done

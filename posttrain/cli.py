@@ -20,6 +20,7 @@ from posttrain.core.errors import PosttrainError
 REFUSED_PATHS = frozenset(
     {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 )
+MODEL = "Hugging Face folder; with --engine openai the served name; with scripted FILE.py:FUNCTION, or echo"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -148,7 +149,7 @@ def _add_inspection(verbs: argparse._SubParsersAction) -> None:
 
 def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "sample", "files:sample", "draw K completions for every prompt of a file")
-    parser.add_argument("--model", required=True, help="Hugging Face folder; with --engine openai the served name")
+    parser.add_argument("--model", required=True, help=MODEL)
     parser.add_argument("--prompts", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--num-completions", type=int, required=True)
     parser.add_argument("--temperature", type=float, required=True)
@@ -157,7 +158,8 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-completion-tokens", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", required=True, help="folder")
-    parser.add_argument("--engine", choices=("transformers", "openai", "vllm"), default="transformers")
+    parser.add_argument("--date", help="what a template that prints today's date shall print, '26 Jul 2024'")
+    parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
     parser.add_argument("--workers", type=_count, default=1)

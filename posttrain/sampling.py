@@ -44,6 +44,7 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
             args.workers,
             dtype=args.dtype,
             device=device,
+            date=args.date,
             progress=progress,
         )
         return dataclasses.asdict(summary)
@@ -55,7 +56,15 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     else:
         engine = TransformersEngine(model, args.dtype, device)
     summary = sample_completions(
-        args.prompts, engine, tokenizer, args.num_completions, params, args.seed, args.out, progress=progress
+        args.prompts,
+        engine,
+        tokenizer,
+        args.num_completions,
+        params,
+        args.seed,
+        args.out,
+        date=args.date,
+        progress=progress,
     )
     return dataclasses.asdict(summary)
 
@@ -63,6 +72,8 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
 def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> SamplingSummary:
     from synth.engines.openai import OpenAIEngine
 
+    if args.date is not None:
+        raise DataError("--date is for a chat template of ours; a server writes its own, so leave it out")
     if args.base_url is None:
         raise DataError("--engine openai needs --base-url, the address of the server ending in /v1")
     engine = OpenAIEngine(args.base_url, args.model, api_key_env=args.api_key_env)

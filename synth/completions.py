@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.core.errors import DataError
-from posttrain.core.files import Journal
+from posttrain.core.journal import JournalWriter
 from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams, sample_seed
-from synth.sample_store import Progress, Row, SampleStore, Tally
+from synth.prompt_set import PromptSet
+from synth.prompt_sources import Prompts
+from synth.sample_index import SampleIndex
+from synth.sample_store import Row, SampleStore
 from synth.sampling_job import Job, make_job, prompt_limit
+from synth.sampling_summary import SamplingSummary, summarize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,43 +28,10 @@ Report = Callable[[int, int], None]
 PROMPTS_AT_ONCE = 2048
 # A person hears of progress at most this often.
 REPORT_SECONDS = 0.5
-# From this temperature on, a prompt whose samples are all the same is worth a look.
-IDENTICAL_TEMPERATURE = 0.7
-
-
-@dataclass(frozen=True)
-class SamplingSummary:
-    """Report a finished sampling; the content of `summary.json`.
-
-    Attributes:
-        num_prompts: prompts of the input, rejected ones included.
-        num_rejects: prompts that could not be used.
-        num_completions: rows of completions.jsonl.
-        num_tokens: tokens of all completions, end-of-turn tokens included.
-        truncated_share: share of completions cut at max_completion_tokens.
-        distinct_share: distinct texts over completions, per prompt: the mean and the least.
-        identical_prompts: prompts whose completions are all the same text.
-        flags: sentences for a person to read.
-        seconds: of the last session, which drew `session_tokens` tokens; `tokens_per_second` is their ratio.
-        sampling: all that shaped the samples, as it was in force.
-    """
-
-    num_prompts: int
-    num_rejects: int
-    num_completions: int
-    num_tokens: int
-    truncated_share: float
-    distinct_share: dict[str, float]
-    identical_prompts: int
-    flags: list[str]
-    seconds: float
-    session_tokens: int
-    tokens_per_second: float
-    sampling: dict[str, Any]
 
 
 def sample_completions(
-    prompts: str | PathLike[str] | Iterable[Mapping[str, Any]],
+    prompts: Prompts,
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase | None,
     num_completions: int,
@@ -78,7 +49,7 @@ def sample_completions(
 
     Args:
         prompts: a .jsonl or .parquet file, or rows: `prompt` (messages, or a text), `id` where there is one, and
-            columns that travel along.
+            columns that travel along. Rows that a `PromptSource` gives are not held in memory.
         tokenizer: of the model; None where a server writes the prompt from messages.
         out_dir: gets completions.jsonl, rejects.jsonl, summary.json and request.json.
         max_prompt_tokens: longer prompts are rejected, as are those that leave no room in the model's context.
@@ -92,14 +63,14 @@ def sample_completions(
     job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
     store = SampleStore(out_dir, job.asked(engine.identity))
 
-    def draw(done: Progress) -> None:
+    def draw(done: SampleIndex) -> None:
         with store.journal("samples") as journal:
             draw_missing(job, done, engine, tokenizer, journal, progress)
 
     return run_job(job, store, engine.model, draw)
 
 
-def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[Progress], None]) -> SamplingSummary:
+def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[SampleIndex], None]) -> SamplingSummary:
     """Call `draw` with what is there already, unless all is; then write the finished files."""
     finished = store.summary()
     if finished is None:
@@ -111,47 +82,48 @@ def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[Progress],
     return SamplingSummary(**finished)
 
 
-def _finish(job: Job, store: SampleStore, model: str, draw: Callable[[Progress], None]) -> SamplingSummary:
+def _finish(job: Job, store: SampleStore, model: str, draw: Callable[[SampleIndex], None]) -> SamplingSummary:
     started = time.monotonic()
-    before = store.progress(job.num_completions)
+    before = store.index(job.prompts, job.num_completions)
+    num_tokens = before.num_tokens
     draw(before)
+    del before
     seconds = time.monotonic() - started
-    after = store.progress(job.num_completions)
-    lacking = [row["prompt_id"] for row in job.rows if after.missing(row["prompt_id"])]
-    if lacking:
-        raise EngineError(
-            f"samples of {len(lacking)} prompts are missing, the first is {lacking[0]!r} - after the engine ended - "
-            "what was drawn is kept; run the same again"
-        )
-    refused = [
-        {"line": line, "prompt_id": row["prompt_id"], "reason": after.refused[row["prompt_id"]]}
-        for row, line in zip(job.rows, job.lines, strict=True)
-        if row["prompt_id"] in after.refused
-    ]
-    rejects = sorted([*job.rejects, *refused], key=lambda reject: reject["line"])
-    kept = [row for row in job.rows if row["prompt_id"] not in after.refused]
-    tally = store.finish(kept, rejects, job.num_completions, model)
-    summary = _summary(job, store, tally, len(rejects), seconds, after.num_tokens - before.num_tokens)
+    index = store.index(job.prompts, job.num_completions)
+    _refuse_gaps(job.prompts, index)
+    tally = store.finish(job.prompts, index, model)
+    summary = summarize(job, store.asked, tally, index.num_refused, seconds, index.num_tokens - num_tokens)
     store.close(asdict(summary))
     return summary
 
 
+def _refuse_gaps(prompts: PromptSet, index: SampleIndex) -> None:
+    lacking = [place for place in range(len(prompts)) if index.missing(place)]
+    if lacking:
+        _, first = next(prompts.usable(lambda place: place == lacking[0]))
+        raise EngineError(
+            f"samples of {len(lacking)} prompts are missing, the first is {first['prompt_id']!r} - after the engine "
+            "ended - what was drawn is kept; run the same again"
+        )
+
+
 def draw_missing(
     job: Job,
-    done: Progress,
+    done: SampleIndex,
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase | None,
-    journal: Journal,
+    journal: JournalWriter,
     progress: Report | None,
 ) -> None:
     """Draw the samples of `job` that are not done yet, each into the journal as soon as it is finished."""
     limit = prompt_limit(job, engine.context_tokens)
     count = done.num_samples
     next_report = 0.0
-    todo = ((row, missing) for row in job.rows if (missing := done.missing(row["prompt_id"])))
+    todo = job.prompts.usable(lambda place: job.has(place) and bool(done.missing(place)))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
-        requests = list(_requests(part, job, tokenizer, limit, journal))
+        requests = list(_requests(part, done, job, tokenizer, limit, journal))
         for sample in _answers(engine, requests, job.params, journal):
+            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
             journal.append([_journal_row(sample)])
             count += 1
             if progress is not None and time.monotonic() >= next_report:
@@ -162,13 +134,14 @@ def draw_missing(
 
 
 def _requests(
-    part: Sequence[tuple[Row, list[int]]],
+    part: Sequence[tuple[int, Row]],
+    done: SampleIndex,
     job: Job,
     tokenizer: PreTrainedTokenizerBase | None,
     limit: int | None,
-    journal: Journal,
+    journal: JournalWriter,
 ) -> Iterator[Request]:
-    for row, missing in part:
+    for place, row in part:
         name = row["prompt_id"]
         ids: tuple[int, ...] = ()
         if tokenizer is not None:
@@ -183,12 +156,13 @@ def _requests(
                 reason = f"too long: {len(ids)} tokens, the limit is {limit}"
                 journal.append([{"prompt_id": name, "reason": reason}])
                 continue
+        missing = tuple(done.missing(place))
         seeds = tuple(sample_seed(job.seed, name, index) for index in missing)
-        yield Request(name, ids, tuple(row["prompt"]), seeds, tuple(missing))
+        yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
 def _answers(
-    engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: Journal
+    engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
 ) -> Iterator[Sample]:
     try:
         yield from engine.generate(requests, params)
@@ -205,31 +179,3 @@ def _journal_row(sample: Sample) -> Row:
         "num_tokens": sample.num_tokens,
         "seed": sample.seed,
     }
-
-
-def _summary(
-    job: Job, store: SampleStore, tally: Tally, num_rejects: int, seconds: float, session_tokens: int
-) -> SamplingSummary:
-    temperature = job.params.temperature
-    flags = []
-    if tally.num_identical and temperature >= IDENTICAL_TEMPERATURE:
-        flags.append(
-            f"{tally.num_identical} of {tally.num_prompts} prompts have {job.num_completions} identical samples "
-            f"at temperature {temperature}"
-        )
-    if tally.num_truncated:
-        flags.append(f"{tally.num_truncated} of {tally.num_samples} completions were cut at max_completion_tokens")
-    return SamplingSummary(
-        num_prompts=len(job.rows) + len(job.rejects),
-        num_rejects=num_rejects,
-        num_completions=tally.num_samples,
-        num_tokens=tally.num_tokens,
-        truncated_share=tally.num_truncated / max(tally.num_samples, 1),
-        distinct_share={"mean": tally.distinct_shares / max(tally.num_prompts, 1), "least": tally.least_distinct},
-        identical_prompts=tally.num_identical,
-        flags=flags,
-        seconds=round(seconds, 3),
-        session_tokens=session_tokens,
-        tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
-        sampling=store.asked,
-    )

@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from posttrain.core.atomic import atomic_file, atomic_write, file_lock
 from posttrain.core.errors import DataError
-from posttrain.core.files import Journal, atomic_write, file_lock, read_jsonl, write_jsonl
+from posttrain.core.journal import JournalWriter
+from posttrain.core.jsonl import encode_line, encode_row, encode_value
+from synth.prompt_set import PromptSet
+from synth.sample_index import SampleIndex
+from synth.sampling_summary import Tally
 
 Row = dict[str, Any]
+
+# A prompt's own column of such a name does not travel along.
+OWN_COLUMNS = frozenset(
+    ("prompt_id", "sample_index", "prompt", "completion", "finish_reason", "num_tokens", "seed", "model")
+)
 
 
 class SampleStore:
@@ -48,36 +57,50 @@ class SampleStore:
     def held(self) -> Iterator[None]:
         """Hold the folder against other processes that were given the same command; they wait."""
         with file_lock(self.journals / "lock"):
+            for path in self.folder.glob(".*.tmp"):
+                path.unlink()  # a half-written file that a kill left behind
             atomic_write(self.folder / "request.json", json.dumps(self.asked, indent=1, ensure_ascii=False) + "\n")
             yield
 
     @contextlib.contextmanager
-    def journal(self, name: str) -> Iterator[Journal]:
+    def journal(self, name: str) -> Iterator[JournalWriter]:
         """Open a journal to append to; one process at a time may hold a name, others wait for it."""
-        with file_lock(self.journals / f"{name}.lock"), Journal(self.journals / f"{name}.jsonl") as journal:
-            journal.rows.clear()  # read by `progress` where they are wanted; a long run need not hold them
+        with file_lock(self.journals / f"{name}.lock"), JournalWriter(self.journals / f"{name}.jsonl") as journal:
             yield journal
 
-    def progress(self, num_completions: int) -> Progress:
-        """Read what all journals hold, waiting for processes of an earlier run to let go of them."""
-        progress = Progress(num_completions)
-        for path in sorted(self.journals.glob("*.jsonl")):
-            # Opening cuts off the torn last line that a kill may have left.
+    def index(self, prompts: PromptSet, num_completions: int) -> SampleIndex:
+        """Look through all journals, waiting for processes of an earlier run to let go of them."""
+        paths = sorted(self.journals.glob("*.jsonl"))
+        for path in paths:
             with self.journal(path.stem):
-                for _, row in read_jsonl(path):
-                    progress.add(row)
-        return progress
+                pass  # opening cuts off the torn last line that a kill may have left
+        return SampleIndex(prompts, num_completions, paths)
 
-    def finish(self, rows: Sequence[Row], rejects: Sequence[Row], num_completions: int, model: str) -> Tally:
-        """Write `completions.jsonl` and `rejects.jsonl` from the journals.
+    def finish(self, prompts: PromptSet, index: SampleIndex, model: str) -> Tally:
+        """Write `completions.jsonl` and `rejects.jsonl`, both in the order of the prompts, from the journals.
 
         Args:
-            rows: the prompts of which every sample is there, in the order of the input.
+            index: holds every sample of every prompt that was not refused.
+
+        Raises:
+            DataError: the prompts changed since they were first read; neither file is written.
         """
-        write_jsonl(self.folder / "rejects.jsonl", rejects)
         tally = Tally()
-        finished = _JournalIndex(self.journals, rows, num_completions)
-        write_jsonl(self.folder / "completions.jsonl", _completions(rows, finished, model, tally))
+        with (
+            atomic_file(self.folder / "completions.jsonl") as completions,
+            atomic_file(self.folder / "rejects.jsonl") as rejects,
+            index.reader() as read,
+        ):
+            for place, line, row in prompts.entries():
+                found = [] if place is None else read(place)
+                if place is None:
+                    rejects.write(encode_row(row))
+                elif index.is_refused(place):
+                    reject = {"line": line, "prompt_id": row["prompt_id"], "reason": found[0]["reason"]}
+                    rejects.write(encode_row(reject))
+                else:
+                    tally.add_prompt(found)
+                    completions.write(encode_completions(row, found, model))
         return tally
 
     def close(self, summary: Mapping[str, Any]) -> None:
@@ -103,108 +126,25 @@ class SampleStore:
             )
 
 
-class Progress:
-    """Count what the journals hold: which samples of which prompts, and which prompts were refused."""
+def encode_completions(row: Row, samples: Sequence[Row], model: str) -> bytes:
+    """Write the lines of completions.jsonl that belong to one prompt.
 
-    def __init__(self, num_completions: int) -> None:
-        self._all = (1 << num_completions) - 1
-        self._drawn: dict[str, int] = {}
-        self.refused: dict[str, str] = {}
-        self.num_samples = 0
-        self.num_tokens = 0
+    What its samples share is made JSON once, since making it for each takes half the time of the whole pass.
 
-    def add(self, row: Row) -> None:
-        """Note one row of a journal."""
-        name = row["prompt_id"]
-        if "reason" in row:
-            self.refused[name] = row["reason"]
-            return
-        seen, bit = self._drawn.get(name, 0), 1 << row["sample_index"]
-        if not seen & bit:
-            self._drawn[name] = seen | bit
-            self.num_samples += 1
-            self.num_tokens += row["num_tokens"]
-
-    def missing(self, name: str) -> list[int]:
-        """List the sample indices of a prompt that are still to be drawn."""
-        if name in self.refused:
-            return []
-        absent = self._all & ~self._drawn.get(name, 0)
-        return [index for index in range(absent.bit_length()) if absent >> index & 1]
-
-
-class Tally:
-    """Count over the finished rows what a summary reports."""
-
-    def __init__(self) -> None:
-        self.num_samples = 0
-        self.num_tokens = 0
-        self.num_truncated = 0
-        self.num_identical = 0
-        self.distinct_shares = 0.0
-        self.least_distinct = 1.0
-        self.num_prompts = 0
-
-    def add_prompt(self, samples: Sequence[Row]) -> None:
-        """Count the samples of one prompt."""
-        distinct = len({sample["text"] for sample in samples})
-        self.num_prompts += 1
-        self.num_samples += len(samples)
-        self.num_tokens += sum(sample["num_tokens"] for sample in samples)
-        self.num_truncated += sum(sample["finish_reason"] == "length" for sample in samples)
-        self.num_identical += distinct == 1 and len(samples) > 1
-        self.distinct_shares += distinct / len(samples)
-        self.least_distinct = min(self.least_distinct, distinct / len(samples))
-
-
-class _JournalIndex:
-    """Find a sample's line in the journals: eight bytes of memory a sample, however long its text."""
-
-    def __init__(self, folder: Path, rows: Sequence[Row], num_completions: int) -> None:
-        self._paths = sorted(folder.glob("*.jsonl"))
-        self._num_completions = num_completions
-        self._place = {row["prompt_id"]: place for place, row in enumerate(rows)}
-        self._files = array("h", [-1]) * (len(rows) * num_completions)
-        self._offsets = array("q", [0]) * (len(rows) * num_completions)
-        for number, path in enumerate(self._paths):
-            self._read(number, path)
-
-    def _read(self, number: int, path: Path) -> None:
-        offset = 0
-        with path.open("rb") as file:
-            for line in file:
-                row = json.loads(line)
-                place = self._place.get(row["prompt_id"])
-                if place is not None and "reason" not in row:
-                    sample = place * self._num_completions + row["sample_index"]
-                    self._files[sample], self._offsets[sample] = number, offset
-                offset += len(line)
-
-    def __iter__(self) -> Iterator[list[Row]]:
-        """Yield the samples of each prompt, in the order of the prompts and of the sample index."""
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(path.open("rb")) for path in self._paths]
-            for start in range(0, len(self._files), self._num_completions):
-                samples = []
-                for sample in range(start, start + self._num_completions):
-                    file = files[self._files[sample]]
-                    file.seek(self._offsets[sample])
-                    samples.append(json.loads(file.readline()))
-                yield samples
-
-
-def _completions(rows: Sequence[Row], finished: _JournalIndex, model: str, tally: Tally) -> Iterator[Row]:
-    for row, samples in zip(rows, finished, strict=True):
-        tally.add_prompt(samples)
-        for sample in samples:
-            own = {
-                "prompt_id": row["prompt_id"],
-                "sample_index": sample["sample_index"],
-                "prompt": row["prompt"],
-                "completion": [{"role": "assistant", "content": sample["text"]}],
-                "finish_reason": sample["finish_reason"],
-                "num_tokens": sample["num_tokens"],
-                "seed": sample["seed"],
-                "model": model,
-            }
-            yield {**own, **{key: value for key, value in row.items() if key not in own}}
+    Args:
+        row: the prompt's.
+        samples: the journal's rows, by sample index.
+    """
+    head = f'{{"prompt_id": {encode_value(row["prompt_id"])}, "sample_index": '
+    middle = f', "prompt": {encode_value(row["prompt"])}, "completion": [{{"role": "assistant", "content": '
+    tail = f', "model": {encode_value(model)}'
+    side = {key: value for key, value in row.items() if key not in OWN_COLUMNS}
+    tail += f", {encode_value(side)[1:]}" if side else "}"
+    return b"".join(
+        encode_line(
+            f'{head}{sample["sample_index"]}{middle}{encode_value(sample["text"])}}}], "finish_reason": '
+            f'{encode_value(sample["finish_reason"])}, "num_tokens": {sample["num_tokens"]}, "seed": {sample["seed"]}'
+            f"{tail}"
+        )
+        for sample in samples
+    )

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from os import PathLike
 from typing import Any
 
 from posttrain.core.errors import DataError
-from posttrain.core.files import content_hash
-from posttrain.core.formats import read_numbered, sort_prompts
 from synth.engines.base import SamplingParams
-
-Row = dict[str, Any]
+from synth.prompt_set import PromptSet
+from synth.prompt_sources import Prompts, source_of
 
 
 @dataclass(frozen=True)
 class Job:
-    """Hold what a sampling was asked for, checked: usable prompts in order, and why the others are not."""
+    """Hold what a sampling was asked for.
 
-    rows: list[Row]
-    lines: list[int]
-    rejects: list[Row]
+    Attributes:
+        prompts: the usable prompts, and why the others are not.
+        share: (number, count) - of the prompts dealt out to `count` workers, those of worker `number`.
+    """
+
+    prompts: PromptSet
     num_completions: int
     params: SamplingParams
     seed: int
     max_prompt_tokens: int | None
     date: str | None
+    share: tuple[int, int] = (0, 1)
 
     @property
     def num_samples(self) -> int:
-        """Count the samples that are wanted."""
-        return len(self.rows) * self.num_completions
+        """Count the samples that are wanted, of all workers together."""
+        return len(self.prompts) * self.num_completions
+
+    def has(self, place: int) -> bool:
+        """Tell whether a prompt belongs to this job's share."""
+        number, count = self.share
+        return count == 1 or self.prompts.ids.share(place, count) == number
 
     def asked(self, identity: Mapping[str, str]) -> dict[str, Any]:
         """Write down all that shapes the samples."""
-        digest = content_hash([[row["prompt_id"], content_hash(row)] for row in self.rows])
         return {
             **{f"engine_{key}" if key == "kind" else key: value for key, value in identity.items()},
             "num_completions": self.num_completions,
@@ -43,29 +48,22 @@ class Job:
             "seed": self.seed,
             "max_prompt_tokens": self.max_prompt_tokens,
             "date": self.date,
-            "prompts": digest,
+            "prompts": self.prompts.digest,
         }
 
 
 def make_job(
-    prompts: str | PathLike[str] | Iterable[Mapping[str, Any]],
+    prompts: Prompts,
     num_completions: int,
     params: SamplingParams,
     seed: int,
     max_prompt_tokens: int | None,
     date: str | None,
 ) -> Job:
-    """Read the prompts and sort out those that cannot be used."""
+    """Read the prompts once, to sort out those that cannot be used and to name what was asked."""
     if num_completions < 1:
         raise DataError(f"num_completions is {num_completions}, expected at least 1")
-    if isinstance(prompts, str | PathLike):
-        numbered = list(read_numbered(prompts))
-    else:
-        numbered = [(number, dict(row)) for number, row in enumerate(prompts, start=1)]
-    rows, rejects = sort_prompts(numbered)
-    rejected = {reject["line"] for reject in rejects}
-    lines = [number for number, _ in numbered if number not in rejected]
-    return Job(rows, lines, rejects, num_completions, params, seed, max_prompt_tokens, date)
+    return Job(PromptSet(source_of(prompts)), num_completions, params, seed, max_prompt_tokens, date)
 
 
 def prompt_limit(job: Job, context_tokens: int | None) -> int | None:

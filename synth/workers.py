@@ -5,18 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import PosttrainError
-from posttrain.core.files import content_hash
 from synth.completions import Report, SamplingSummary, draw_missing, run_job
 from synth.engines.base import Engine, EngineError, SamplingParams
-from synth.sample_store import Progress, SampleStore
+from synth.prompt_sources import Prompts
+from synth.sample_index import SampleIndex
+from synth.sample_store import SampleStore
 from synth.sampling_job import Job, make_job
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class OpenTransformers:
 
 
 def sample_with_workers(
-    prompts: PathLike | Iterable[Mapping[str, Any]],
+    prompts: Prompts,
     model_dir: PathLike,
     num_completions: int,
     params: SamplingParams,
@@ -76,22 +77,45 @@ def sample_with_workers(
     """
     from posttrain.core.model_files import model_hash
 
-    job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
-    model = model_hash(model_dir)
-    store = SampleStore(out_dir, job.asked({"kind": "transformers", "model": model, "dtype": dtype}))
+    identity = {"kind": "transformers", "model": model_hash(model_dir), "dtype": dtype}
     opener = OpenTransformers(model_dir, dtype, device, max_batch_tokens)
-    return run_job(job, store, model, lambda done: draw_with_workers(job, store, done, opener, num_workers, progress))
+    job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
+    return sample_in_processes(job, opener, identity, out_dir, num_workers, progress)
+
+
+def sample_in_processes(
+    job: Job,
+    opener: OpenEngine,
+    identity: Mapping[str, str],
+    out_dir: PathLike,
+    num_workers: int,
+    progress: Report | None = None,
+) -> SamplingSummary:
+    """Do what `sample_completions` does with engines that `opener` makes, in `num_workers` processes.
+
+    Args:
+        identity: that of the engines.
+
+    Raises:
+        DataError: as `sample_completions` does.
+        EngineError: workers ended without finishing a sample; what was drawn before is kept.
+    """
+    store = SampleStore(out_dir, job.asked(identity))
+
+    def draw(done: SampleIndex) -> None:
+        draw_with_workers(job, store, done, opener, num_workers, progress)
+
+    return run_job(job, store, identity["model"], draw)
 
 
 def draw_with_workers(
-    job: Job, store: SampleStore, done: Progress, opener: OpenEngine, num_workers: int, progress: Report | None
+    job: Job, store: SampleStore, done: SampleIndex, opener: OpenEngine, num_workers: int, progress: Report | None
 ) -> None:
     """Draw what is missing, in rounds: what a worker that was killed left behind goes to the next round's workers."""
-    while missing := [row for row in job.rows if done.missing(row["prompt_id"])]:
-        shards = shards_of(replace(job, rows=missing), num_workers)
-        exits = _round(shards, store, done, opener, num_workers, progress, job.num_samples)
-        after = store.progress(job.num_completions)
-        if (after.num_samples, len(after.refused)) == (done.num_samples, len(done.refused)):
+    while shares := shares_of(job, done, num_workers):
+        exits = _round(shares, store, done, opener, num_workers, progress, job.num_samples)
+        after = store.index(job.prompts, job.num_completions)
+        if (after.num_samples, after.num_refused) == (done.num_samples, done.num_refused):
             raise EngineError(
                 f"the workers ended without a sample (exit codes {exits}) - of {job.num_samples - done.num_samples} "
                 "missing - see what they printed above; a killed worker often means too little memory: lower "
@@ -100,31 +124,30 @@ def draw_with_workers(
         done = after
 
 
-def shards_of(job: Job, num_workers: int) -> dict[int, Job]:
-    """Deal the prompts out by the hash of their id; workers that would get none are left out."""
-    rows: dict[int, list[dict[str, Any]]] = {}
-    for row in job.rows:
-        rows.setdefault(int(content_hash(row["prompt_id"]), 16) % num_workers, []).append(row)
-    return {number: replace(job, rows=share, lines=[], rejects=[]) for number, share in sorted(rows.items())}
+def shares_of(job: Job, done: SampleIndex, num_workers: int) -> dict[int, Job]:
+    """Deal the prompts out by the hash of their id; workers that have nothing to draw are left out."""
+    places = (place for place in range(len(job.prompts)) if done.missing(place))
+    numbers = {job.prompts.ids.share(place, num_workers) for place in places}
+    return {number: replace(job, share=(number, num_workers)) for number in sorted(numbers)}
 
 
 def _round(
-    shards: Mapping[int, Job],
+    shares: Mapping[int, Job],
     store: SampleStore,
-    done: Progress,
+    done: SampleIndex,
     opener: OpenEngine,
     num_workers: int,
     progress: Report | None,
     total: int,
 ) -> list[int | None]:
-    """Run one process per shard until all have ended; return their exit codes."""
+    """Run one process per share until all have ended; return their exit codes."""
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
     pipes: dict[Connection, int] = {}
     try:
-        for number, shard in shards.items():
+        for number, share in shares.items():
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(number, num_workers, shard, store, done, opener, theirs))
+            process = context.Process(target=_work, args=(number, num_workers, share, store, done, opener, theirs))
             process.start()
             theirs.close()  # so that the worker's end alone keeps the pipe open
             processes.append(process)
@@ -166,20 +189,18 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 def _work(
     number: int,
     num_workers: int,
-    shard: Job,
+    share: Job,
     store: SampleStore,
-    done: Progress,
+    done: SampleIndex,
     opener: OpenEngine,
     pipe: Connection,
 ) -> None:
-    """Be a worker: sample a shard into a journal of its own."""
+    """Be a worker: sample a share into a journal of its own."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         engine, tokenizer = opener(number, num_workers)
         with store.journal(f"worker_{number}") as journal:
-            draw_missing(
-                shard, done, engine, tokenizer, journal, lambda count, _: pipe.send(count - done.num_samples)
-            )
+            draw_missing(share, done, engine, tokenizer, journal, lambda count, _: pipe.send(count - done.num_samples))
     except PosttrainError as error:
         pipe.send(error)  # the parent shows it; anything else is a fault of ours and prints its traceback here
     finally:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import Execution
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.core.formats import read_checked_rows
@@ -18,7 +17,10 @@ from posttrain.core.model_files import check_model_dir, resolve
 
 def sample(args: Namespace) -> None:
     """Draw K completions for every prompt of a file."""
-    from posttrain.sampling import sample_file
+    if args.engine == "scripted":
+        from posttrain.scripted import sample_file
+    else:
+        from posttrain.sampling import sample_file  # loads torch
 
     summary = sample_file(args, _progress("samples"))
     if not summary["num_completions"]:
@@ -33,6 +35,7 @@ def _first_rejects(out: str) -> str:
 
 def score(args: Namespace) -> None:
     """Score completions with a reward model."""
+    from posttrain.config import Execution  # here and below: it takes half of what a command needs to start
     from posttrain.engines import device_of
     from reward.score_files import ScoreJob, score_with_workers
 
@@ -70,6 +73,7 @@ def _refuse_nothing(path: str, num_rows: int) -> None:
 
 def train(args: Namespace) -> None:
     """Train a model on the rows of a file."""
+    from posttrain.config import Execution
     from posttrain.settings import read_settings
     from posttrain.train.run import CONFIGS, train
 

@@ -12,9 +12,11 @@ from posttrain.core.atomic import PathLike, atomic_directory, atomic_file, atomi
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.journal import Journal
 from posttrain.core.jsonl import encode_row, read_jsonl, read_jsonl_lenient
+from posttrain.core.parquet import read_parquet
 
 __all__ = [
     "Journal",
+    "ListHash",
     "atomic_directory",
     "atomic_write",
     "canonical_json",
@@ -52,7 +54,7 @@ def canonical_json(obj: Any) -> str:
     """
     _refuse_keys_that_are_no_strings(obj)
     try:
-        return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _CANONICAL.encode(obj)
     except ValueError as error:
         raise TypeError(f"not JSON: {error}") from error
 
@@ -63,9 +65,30 @@ def content_hash(obj: Any, length: int = 16) -> str:
     Raises:
         TypeError: `obj` holds something that JSON has no form for.
     """
-    # surrogatepass: whatever canonical_json can write has a hash, lone surrogates too.
-    data = canonical_json(obj).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(data, digest_size=32).hexdigest()[:length]
+    return hashlib.blake2b(_canonical_bytes(obj), digest_size=32).hexdigest()[:length]
+
+
+class ListHash:
+    """Hash a list item by item: what `content_hash` gives for the whole of it, without holding it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(b"[", digest_size=32)
+        self._empty = True
+
+    def add(self, item: Any) -> None:
+        """Take the next item.
+
+        Raises:
+            TypeError: `item` holds something that JSON has no form for.
+        """
+        self._hash.update(_canonical_bytes(item) if self._empty else b"," + _canonical_bytes(item))
+        self._empty = False
+
+    def hexdigest(self, length: int = 16) -> str:
+        """Give the hash of the items so far, `length` hex digits."""
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return whole.hexdigest()[:length]
 
 
 def read_rows(path: PathLike) -> list[dict[str, Any]]:
@@ -75,7 +98,7 @@ def read_rows(path: PathLike) -> list[dict[str, Any]]:
         DataError: lists the first twenty bad lines; or there is no such file.
     """
     if Path(path).suffix == ".parquet":
-        return _read_parquet(path)
+        return list(read_parquet(path))
     faults = Faults(str(path))
     rows = []
     for number, row in read_jsonl_lenient(path):
@@ -118,42 +141,27 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
         pq.write_table(table, file)
 
 
-def _read_parquet(path: PathLike) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not Path(path).is_file():
-        what = "is a directory" if Path(path).is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; give a .parquet or .jsonl file")
-    try:
-        # A handle, not the name: pyarrow would read `key=value` folders of the path as columns.
-        with open(path, "rb") as file:
-            rows = pq.read_table(file).to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    _refuse_values_that_are_not_json(rows, path)
-    return rows
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _refuse_values_that_are_not_json(rows: list[dict[str, Any]], path: PathLike) -> None:
-    """Refuse dates, bytes, NaN and the like, which Parquet can hold and the rows that we write cannot."""
-    faults = Faults(str(path))
-    for number, row in enumerate(rows, start=1):
-        for column, value in row.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                faults.add(f"row {number}: column '{column}': {error}; make it text, a number or null, or drop it")
-    faults.raise_if_any(DataError)
+def _canonical_bytes(obj: Any) -> bytes:
+    # surrogatepass: whatever canonical_json can write has a hash, lone surrogates too.
+    return canonical_json(obj).encode("utf-8", "surrogatepass")
 
 
 def _refuse_keys_that_are_no_strings(obj: Any) -> None:
     # json.dumps writes the key 1 as "1", so {1: x} and {"1": x} would share a hash.
+    if isinstance(obj, _LEAVES):
+        return
     if isinstance(obj, Mapping):
         for key, value in obj.items():
             if not isinstance(key, str):
                 raise TypeError(f"not JSON: the key {key!r} is no string")
-            _refuse_keys_that_are_no_strings(value)
+            if not isinstance(value, _LEAVES):
+                _refuse_keys_that_are_no_strings(value)
     elif isinstance(obj, list | tuple):
         for value in obj:
             _refuse_keys_that_are_no_strings(value)
+
+
+_LEAVES = (str, int, float, type(None))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from posttrain.core.atomic import PathLike, no_room_as_storage_error
 from posttrain.core.errors import StorageError
@@ -16,22 +16,18 @@ from posttrain.core.jsonl import encode_row, read_jsonl
 _SYNC_EVERY_SECONDS = 1.0
 
 
-class Journal:
+class JournalWriter:
     """Append rows to a JSON Lines file so that a kill at any time loses no appended row and leaves no torn line.
 
-    Opening cuts off a torn last line (its row was never reported as appended) and reads what is there. One process
-    at a time may hold a journal; the lock goes with the process. A kill of the process loses nothing, since each
-    append hands its lines to the system; a power cut may lose the last second, which a resumed stage makes again.
+    Opening cuts off a torn last line (its row was never reported as appended). One process at a time may hold a
+    journal; the lock goes with the process. A kill of the process loses nothing, since each append hands its lines to
+    the system; a power cut may lose the last second, which a resumed stage makes again.
 
     Args:
         path: the file; it and its folder are made if missing.
 
-    Attributes:
-        rows: the rows found at opening (rows appended later are not added).
-
     Raises:
         StorageError: another process holds this journal.
-        DataError: a line before the last is no JSON object.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -42,11 +38,11 @@ class Journal:
             self._lock()
             self._size = _length_of_whole_lines(self._descriptor)
             os.ftruncate(self._descriptor, self._size)
-            self.rows: list[dict[str, Any]] = [row for _, row in read_jsonl(self.path)]
         except BaseException:
             os.close(self._descriptor)
             raise
         self._closed = False
+        self._synced = True
         self._last_sync = time.monotonic()
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -60,13 +56,14 @@ class Journal:
         data = b"".join(encode_row(row) for row in rows)
         if not data:
             return
-        with no_room_as_storage_error(self.path, f"The {self._size} bytes written before are intact."):
-            try:
-                self._write(data)
-            except OSError:
+        try:
+            self._write(data)
+        except OSError:
+            with no_room_as_storage_error(self.path, f"The {self._size} bytes written before are intact."):
                 os.ftruncate(self._descriptor, self._size)
                 raise
         self._size += len(data)
+        self._synced = False
         if time.monotonic() - self._last_sync >= _SYNC_EVERY_SECONDS:
             self._sync()
 
@@ -76,11 +73,12 @@ class Journal:
             return
         self._closed = True
         try:
-            self._sync()
+            if not self._synced:
+                self._sync()
         finally:
             os.close(self._descriptor)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,7 +101,27 @@ class Journal:
     def _sync(self) -> None:
         with no_room_as_storage_error(self.path, "What is on disk is whole lines."):
             os.fsync(self._descriptor)
+        self._synced = True
         self._last_sync = time.monotonic()
+
+
+class Journal(JournalWriter):
+    """Do what `JournalWriter` does, and read what is there.
+
+    Attributes:
+        rows: the rows found at opening (rows appended later are not added).
+
+    Raises:
+        DataError: a line before the last is no JSON object.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        super().__init__(path)
+        try:
+            self.rows: list[dict[str, Any]] = [row for _, row in read_jsonl(self.path)]
+        except BaseException:
+            self.close()
+            raise
 
 
 def _length_of_whole_lines(descriptor: int, block: int = 1 << 16) -> int:

@@ -13,6 +13,7 @@ from posttrain.core.errors import DataError
 
 _MOST_DIGITS = 300
 """Of a whole number: more do not fit a float, so that it could not be compared with other numbers."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
@@ -22,23 +23,39 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
         DataError: the row holds NaN or an infinity, for which JSON has no form.
     """
     try:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        line = encode_value(row)
     except ValueError as error:
         raise DataError(f"a row cannot be written as JSON: {error}; its keys: {', '.join(map(str, row))}") from error
+    return encode_line(line)
+
+
+def encode_value(value: Any) -> str:
+    """Write a value as it stands in a line of ours.
+
+    Raises:
+        ValueError: it holds NaN or an infinity.
+    """
+    return _ENCODER.encode(value)
+
+
+def encode_line(line: str) -> bytes:
+    """Make bytes of a line that holds one JSON value; the newline is added."""
     try:
         return line.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         # A lone surrogate that came in as an escape has to leave as one.
-        return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+        return json.dumps(json.loads(line), allow_nan=False).encode("ascii") + b"\n"
 
 
 def decode_row(line: bytes) -> dict[str, Any] | str:
     """Read one line; where it holds no JSON object, return the reason instead."""
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        value = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
     except json.JSONDecodeError as error:
+        if line.startswith(_BYTE_ORDER_MARK):
+            return "not JSON: a byte order mark where a line begins; remove it"
         return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except _NotANumber as error:
         return f"not JSON: {error}; write null or drop the row"
@@ -52,7 +69,15 @@ def decode_row(line: bytes) -> dict[str, Any] | str:
 def read_jsonl_lenient(path: PathLike) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Stream (line number from 1, row) and, for a line that is no JSON object, (line number, reason).
 
-    A byte order mark is tolerated and blank lines are skipped.
+    Raises:
+        DataError: there is no such file.
+    """
+    for number, line in read_lines(path):
+        yield number, decode_row(line)
+
+
+def read_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
+    """Stream (line number from 1, line); a leading byte order mark is taken off and blank lines are skipped.
 
     Raises:
         DataError: there is no such file.
@@ -61,9 +86,9 @@ def read_jsonl_lenient(path: PathLike) -> Iterator[tuple[int, dict[str, Any] | s
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
+                line = line.removeprefix(_BYTE_ORDER_MARK)
             if line.strip():
-                yield number, decode_row(line)
+                yield number, line
 
 
 def read_jsonl(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -97,6 +122,11 @@ def _whole(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise _NotANumber(f"{text[:20]}… is too large")
     return int(text)
+
+
+# Made once: json.dumps and json.loads make new ones for every call that has options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
 
 
 def _require_file(path: PathLike) -> None:

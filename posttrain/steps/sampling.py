@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from posttrain.config import EndpointModel
-from posttrain.core.files import read_jsonl, read_rows, write_jsonl
+from posttrain.core.errors import DataError
+from posttrain.core.files import read_jsonl, write_jsonl
+from posttrain.core.jsonl import decode_row
 from posttrain.engines import device_of, open_engine, open_tokenizer, params_of
 from posttrain.stages import StageCall
 from synth.completions import sample_completions
+from synth.prompt_sources import Entry, JsonlSource
 
 
 def sample(
@@ -17,8 +22,7 @@ def sample(
 ) -> dict[str, Any]:
     """Sample K completions of every prompt, each exactly once however often this is killed."""
     model = call.inputs.get("model")
-    prompts = [row for path in call.inputs["prompts"] for row in read_rows(path / "prompts.jsonl")]
-    prompts = [{**_with_system(row, sampling["system_prompt"]), "round": round} for row in prompts]
+    prompts = RoundPrompts(call.inputs["prompts"], sampling["system_prompt"], round)
     tokenizer = open_tokenizer(model)
     params = params_of(sampling, tokenizer, model)
     if call.execution.workers > 1 and model is not None:
@@ -54,6 +58,32 @@ def sample(
     return json.loads((call.out / "summary.json").read_text(encoding="utf-8"))
 
 
+class RoundPrompts:
+    """Stream the prompts of artifacts, with their round and the steering system prompt, as often as they are read."""
+
+    def __init__(self, artifacts: Sequence[Path], system_prompt: str | None, round: int) -> None:
+        self._sources = [JsonlSource(path / "prompts.jsonl") for path in artifacts]
+        self._system_prompt, self._round = system_prompt, round
+        self.place = ", ".join(source.place for source in self._sources)
+
+    def entries(self) -> Iterator[Entry]:
+        """Stream the lines of all files, counted from 1."""
+        lines = (entry for source in self._sources for entry in source.entries())
+        for number, (_, mark, line) in enumerate(lines, start=1):
+            yield number, mark, line
+
+    def row(self, raw: bytes) -> dict[str, Any]:
+        """Decode a line.
+
+        Raises:
+            DataError: It is no JSON object, as no stage writes it.
+        """
+        row = decode_row(raw)
+        if isinstance(row, str):
+            raise DataError(f"{self.place}: {row}. `posttrain verify` tells which artifact changed.")
+        return {**_with_system(row, self._system_prompt), "round": self._round}
+
+
 def _with_system(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:
     """Put the steering system prompt in front; the row remembers its own prompt, which is what is trained on."""
     if system_prompt is None:
@@ -65,10 +95,9 @@ def _with_system(row: dict[str, Any], system_prompt: str | None) -> dict[str, An
 
 def _forget_system(call: StageCall) -> None:
     path = call.out / "completions.jsonl"
-    rows = [row for _, row in read_jsonl(path)]
-    own = [
-        {key: value for key, value in row.items() if key != "own_prompt"}
-        | {"prompt": row.get("own_prompt", row["prompt"])}
-        for row in rows
-    ]
-    write_jsonl(path, own)
+    write_jsonl(path, (_with_own_prompt(row) for _, row in read_jsonl(path)))
+
+
+def _with_own_prompt(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in row.items() if key != "own_prompt"}
+    return {**kept, "prompt": row.get("own_prompt", row["prompt"])}

@@ -18,22 +18,27 @@ from posttrain.core.files import read_rows
 from synth.completions import sample_completions
 from synth.engines.base import EngineError, SamplingParams
 from synth.engines.transformers import TransformersEngine
+from synth.sample_index import SampleIndex
 from synth.sampling_job import make_job
-from synth.workers import sample_with_workers, shards_of
+from synth.workers import sample_with_workers, shares_of
 
 
 def calls_in(folder: Path) -> list[tuple[str, int]]:
     return [(line.split()[0], int(line.split()[1])) for line in (folder / "calls").read_text().splitlines()]
 
 
-def test_shards_hold_every_prompt_once_whatever_the_order():
-    job = make_job(prompts(40), 1, PARAMS, 0, None, None)
-    shards = shards_of(job, 4)
-    names = {number: {row["prompt_id"] for row in shard.rows} for number, shard in shards.items()}
-    assert sorted(names) == [0, 1, 2, 3]
-    assert sum(len(share) for share in names.values()) == 40
-    backwards = shards_of(make_job(prompts(40)[::-1], 1, PARAMS, 0, None, None), 4)
-    assert {number: {row["prompt_id"] for row in shard.rows} for number, shard in backwards.items()} == names
+def test_shares_hold_every_prompt_once_whatever_the_order():
+    def names(rows):
+        job = make_job(rows, 1, PARAMS, 0, None, None)
+        shares = shares_of(job, SampleIndex(job.prompts, 1, []), 4)
+        return {
+            number: {row["prompt_id"] for _, row in share.prompts.usable(share.has)} for number, share in shares.items()
+        }
+
+    forwards = names(prompts(40))
+    assert sorted(forwards) == [0, 1, 2, 3]
+    assert sum(len(share) for share in forwards.values()) == 40
+    assert names(prompts(40)[::-1]) == forwards
 
 
 @pytest.mark.slow

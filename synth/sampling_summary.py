@@ -1,0 +1,98 @@
+"""What a finished sampling reports: counts, how many samples are cut or the same, and all that shaped them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synth.sampling_job import Job
+
+Row = dict[str, Any]
+
+# From this temperature on, a prompt whose samples are all the same is worth a look.
+IDENTICAL_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class SamplingSummary:
+    """Report a finished sampling; the content of `summary.json`.
+
+    Attributes:
+        num_prompts: prompts of the input, rejected ones included.
+        num_rejects: prompts that could not be used.
+        num_completions: rows of completions.jsonl.
+        num_tokens: tokens of all completions, end-of-turn tokens included.
+        truncated_share: share of completions cut at max_completion_tokens.
+        distinct_share: distinct texts over completions, per prompt: the mean and the least.
+        identical_prompts: prompts whose completions are all the same text.
+        flags: sentences for a person to read.
+        seconds: of the last session, which drew `session_tokens` tokens; `tokens_per_second` is their ratio.
+        sampling: all that shaped the samples, as it was in force.
+    """
+
+    num_prompts: int
+    num_rejects: int
+    num_completions: int
+    num_tokens: int
+    truncated_share: float
+    distinct_share: dict[str, float]
+    identical_prompts: int
+    flags: list[str]
+    seconds: float
+    session_tokens: int
+    tokens_per_second: float
+    sampling: dict[str, Any]
+
+
+class Tally:
+    """Count over the finished rows what a summary reports."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self.num_tokens = 0
+        self.num_truncated = 0
+        self.num_identical = 0
+        self.distinct_shares = 0.0
+        self.least_distinct = 1.0
+        self.num_prompts = 0
+
+    def add_prompt(self, samples: Sequence[Row]) -> None:
+        """Count the samples of one prompt."""
+        distinct = len({sample["text"] for sample in samples})
+        self.num_prompts += 1
+        self.num_samples += len(samples)
+        self.num_tokens += sum(sample["num_tokens"] for sample in samples)
+        self.num_truncated += sum(sample["finish_reason"] == "length" for sample in samples)
+        self.num_identical += distinct == 1 and len(samples) > 1
+        self.distinct_shares += distinct / len(samples)
+        self.least_distinct = min(self.least_distinct, distinct / len(samples))
+
+
+def summarize(
+    job: Job, asked: Mapping[str, Any], tally: Tally, num_refused: int, seconds: float, session_tokens: int
+) -> SamplingSummary:
+    """Make the summary; `num_refused` counts the prompts that an engine or a limit refused."""
+    temperature = job.params.temperature
+    flags = []
+    if tally.num_identical and temperature >= IDENTICAL_TEMPERATURE:
+        flags.append(
+            f"{tally.num_identical} of {tally.num_prompts} prompts have {job.num_completions} identical samples "
+            f"at temperature {temperature}"
+        )
+    if tally.num_truncated:
+        flags.append(f"{tally.num_truncated} of {tally.num_samples} completions were cut at max_completion_tokens")
+    return SamplingSummary(
+        num_prompts=len(job.prompts) + job.prompts.num_rejects,
+        num_rejects=job.prompts.num_rejects + num_refused,
+        num_completions=tally.num_samples,
+        num_tokens=tally.num_tokens,
+        truncated_share=tally.num_truncated / max(tally.num_samples, 1),
+        distinct_share={"mean": tally.distinct_shares / max(tally.num_prompts, 1), "least": tally.least_distinct},
+        identical_prompts=tally.num_identical,
+        flags=flags,
+        seconds=round(seconds, 3),
+        session_tokens=session_tokens,
+        tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
+        sampling=dict(asked),
+    )
