@@ -42,9 +42,9 @@ def score(args: Namespace) -> None:
         completions=args.completions,
         out=args.out,
         dtype=args.dtype,
-        device=device_of(Execution(device=args.device)),
+        device=args.device if args.ray else device_of(Execution(device=args.device)),
     )
-    summary = score_with_workers(job, args.workers, _progress("rows"))
+    summary = score_with_workers(job, args.workers, _progress("rows"), args.ray)
     _refuse_nothing(args.completions, summary["completions"])
     if not summary["scored"]:
         raise DataError(f"{args.completions} has no completion that can be scored ({_first_rejects(args.out)})")
