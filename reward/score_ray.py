@@ -13,7 +13,8 @@ from typing import Any
 from posttrain.core.errors import ModelError
 from posttrain.core.files import Journal
 from posttrain.core.model_files import model_hash
-from posttrain.core.ray_pool import RayPool, deal
+from posttrain.core.ray_pool import RayPool
+from posttrain.core.ray_queue import deal
 from reward.ids import Row
 from reward.score_files import Progress, ScoreJob, ids_of, key_of, read_completions
 

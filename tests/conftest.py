@@ -109,8 +109,9 @@ class TwoNodes:
         # Ray takes 127.0.0.1 for "this machine" and connects to its outward address instead.
         self._node = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "object_store_memory": 80 << 20}
         self.cluster = Cluster(initialize_head=True, head_node_args=self._node | {"include_dashboard": False})
-        self.second = self.cluster.add_node(**self._node)
         self.address = self.cluster.address
+        self.second = None
+        self.make_whole()
 
     def kill_second(self) -> None:
         """Kill a node as a power cut would."""
@@ -124,13 +125,19 @@ class TwoNodes:
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    nodes = TwoNodes()
-    yield nodes
-    import ray
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Nodes import what a test defines, as real ones import the installed package.
+        patch.setenv("PYTHONPATH", str(here / "synth"), prepend=os.pathsep)
+        nodes = TwoNodes()
+        try:
+            yield nodes
+        finally:
+            import ray
 
-    ray.shutdown()
-    nodes.cluster.shutdown()
+            ray.shutdown()
+            nodes.cluster.shutdown()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from posttrain.core.errors import ClusterError, PosttrainError
-from posttrain.core.ray_cluster import alive_nodes, cluster_device, connect, disconnect, first_line, ray
+from posttrain.core.ray_cluster import Node, alive_nodes, cluster_device, connect, disconnect, first_line, ray
 from posttrain.core.ray_queue import Attempt, TaskQueue
 from posttrain.core.ray_worker import RayWorker, Work
 
@@ -69,6 +69,7 @@ class RayPool(Generic[T]):
         self._doubtful_nodes: set[str] = set()
         self._failed_openings = 0
         self._num_started = 0
+        self._num_misplaced = 0
 
     def run(
         self,
@@ -149,14 +150,23 @@ class RayPool(Generic[T]):
             self._bury(slot, error, queue)
             return
         if slot.state == "placing":
-            slot.node_id, slot.state = answer, "opening"
-            sharing = math.ceil(self.num_workers / max(len(_working_nodes()), 1))
-            self._ask(slot, slot.handle.open.remote(self._open_work, slot.number, sharing, self._device))
+            self._open(slot, answer)
         elif slot.state == "opening":
             slot.state, self._failed_openings = "idle", 0
         else:
             results, finished = answer
             yield from self._accept(slot, results, finished, queue)
+
+    def _open(self, slot: _Slot, node_id: str) -> None:
+        # Ray puts a worker elsewhere when it has not heard of a new node yet; trying again spreads them after all.
+        if slot.node_id not in (None, node_id) and self._num_misplaced < 2 * self.num_workers:
+            self._num_misplaced += 1
+            self._remove(slot)
+            return
+        slot.node_id, slot.state = node_id, "opening"
+        machines = {node.address for node in _working_nodes()}
+        sharing = math.ceil(self.num_workers / max(len(machines), 1))
+        self._ask(slot, slot.handle.open.remote(self._open_work, slot.number, sharing, self._device))
 
     def _accept(self, slot: _Slot, results: list[Any], finished: bool, queue: TaskQueue) -> Iterator[list[Any]]:
         slot.results.extend(results)
@@ -205,7 +215,7 @@ class RayPool(Generic[T]):
         self._ask(slot, slot.handle.place.remote())
 
     def _least_loaded_node(self) -> str | None:
-        nodes = _working_nodes()
+        nodes = [node.node_id for node in _working_nodes()]
         nodes = [name for name in nodes if name not in self._doubtful_nodes] or nodes
         load = Counter(slot.node_id for slot in self._slots)
         return min(nodes, key=lambda name: load[name], default=None)
@@ -219,16 +229,7 @@ class RayPool(Generic[T]):
         ray.kill(slot.handle)
 
 
-def _working_nodes() -> list[str]:
-    """Name the nodes that take work: a head that offers no CPUs is meant to be left alone."""
+def _working_nodes() -> list[Node]:
+    """List the nodes that take work: a head that offers no CPUs is meant to be left alone."""
     nodes = alive_nodes()
-    return [node.node_id for node in nodes if node.num_cpus > 0] or [node.node_id for node in nodes]
-
-
-def deal(items: Sequence[T], num_workers: int, least: int = 4, most: int = 256) -> Iterator[list[T]]:
-    """Cut items into tasks, large ones first and small ones at the end, so that all workers end together."""
-    start = 0
-    while start < len(items):
-        size = min(max((len(items) - start) // (2 * num_workers), least), most)
-        yield list(items[start : start + size])
-        start += size
+    return [node for node in nodes if node.num_cpus > 0] or nodes

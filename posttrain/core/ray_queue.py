@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from posttrain.core.errors import ClusterError
+
+T = TypeVar("T")
 
 # A task that cannot be made smaller is given up when it has killed this many workers.
 MAX_DEATHS = 2
@@ -70,3 +72,12 @@ class TaskQueue:
                 "back is kept - often memory is short: lower --workers or max_batch_tokens, then run the same again"
             )
         self._give_up(task, f"it killed its worker {MAX_DEATHS} times, the last: {reason}")
+
+
+def deal(items: Sequence[T], num_workers: int, least: int = 4, most: int = 256) -> Iterator[list[T]]:
+    """Cut items into tasks, large ones first and small ones at the end, so that all workers end together."""
+    start = 0
+    while start < len(items):
+        size = min(max((len(items) - start) // (2 * num_workers), least), most)
+        yield list(items[start : start + size])
+        start += size

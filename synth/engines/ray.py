@@ -11,9 +11,9 @@ from itertools import chain
 from os import PathLike
 
 from posttrain.core.errors import ModelError
-from posttrain.core.ray_pool import RayPool, deal
+from posttrain.core.ray_pool import RayPool
+from posttrain.core.ray_queue import deal
 from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams
-from synth.engines.transformers import TransformersEngine
 from synth.workers import OpenEngine, OpenTransformers
 
 # Given a device, return what opens the engine in a worker; picklable.
@@ -72,9 +72,7 @@ class RayEngine:
     Use it as a context, or close it: its workers hold models.
     """
 
-    def __init__(
-        self, like: Engine, open_on: OpenOn, num_workers: int, address: str, device: str = "auto"
-    ) -> None:
+    def __init__(self, like: Engine, open_on: OpenOn, num_workers: int, address: str, device: str = "auto") -> None:
         self.kind = like.kind
         self.model = like.model
         self.context_tokens = like.context_tokens
@@ -128,6 +126,8 @@ def ray_engine(
     model_dir: str | PathLike[str], dtype: str, device: str, max_batch_tokens: int, num_workers: int, address: str
 ) -> RayEngine:
     """Return the embedded engine of a model folder, run by the workers of a cluster."""
+    from synth.engines.transformers import TransformersEngine  # here: workers of other engines need no torch
+
     folder = os.path.abspath(model_dir)  # workers start in another folder
     open_on = partial(OpenTransformers, folder, dtype, max_batch_tokens=max_batch_tokens)
     return RayEngine(TransformersEngine(folder, dtype), open_on, num_workers, address, device)
@@ -138,9 +138,7 @@ def unfinished(chunk: Chunk, results: Sequence[Sample | dict[str, str]], apart: 
     drawn = {(result.key, result.sample_index) for result in results if isinstance(result, Sample)}
     refused = set(chain.from_iterable(result for result in results if isinstance(result, dict)))
     left = [
-        part
-        for request in chunk.requests
-        if request.key not in refused and (part := _without(request, drawn)).seeds
+        part for request in chunk.requests if request.key not in refused and (part := _without(request, drawn)).seeds
     ]
     size = max(-(-len(left) // (PARTS if apart else 1)), 1)
     return [replace(chunk, requests=tuple(left[start : start + size])) for start in range(0, len(left), size)]

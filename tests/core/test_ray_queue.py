@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.core.errors import ClusterError
-from posttrain.core.ray_queue import MAX_LOST_IN_A_ROW, TaskQueue
+from posttrain.core.ray_queue import MAX_LOST_IN_A_ROW, TaskQueue, deal
 
 
 def rest(task, results, apart):
@@ -61,3 +61,11 @@ def test_where_every_task_kills_its_worker_nothing_is_given_up_in_silence():
         while queue:
             queue.put_back(queue.take(), [], by_node=False, reason="memory")
     assert len(lost) == MAX_LOST_IN_A_ROW
+
+
+def test_tasks_get_smaller_and_hold_everything_once():
+    tasks = list(deal(range(100), num_workers=2))
+    assert [len(task) for task in tasks] == [25, 18, 14, 10, 8, 6, 4, 4, 4, 4, 3]
+    assert sum(tasks, []) == list(range(100))
+    assert [len(task) for task in deal(range(3000), 1)][:3] == [256, 256, 256]
+    assert list(deal([], 3)) == []

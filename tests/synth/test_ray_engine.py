@@ -9,7 +9,8 @@ import sys
 from collections import Counter
 
 import pytest
-from scripted_workers import PARAMS, Opener, RefusingOpener, SlowOpener, prompts
+from scripted_workers import PARAMS, Opener, RefusingOpener, prompts
+from slow_workers import SlowOpener
 
 from posttrain.config import Execution
 from posttrain.core.chat import load_tokenizer, stop_ids
@@ -85,7 +86,7 @@ def test_a_machine_without_ray_is_told_what_to_install():
 
 @pytest.mark.slow
 def test_an_address_without_a_cluster_is_refused_in_bounded_time():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("127.0.0.2", 0)) as silent:
         addresses = ["127.0.0.1:1", f"127.0.0.2:{silent.getsockname()[1]}", "nonsense", "ray://nowhere.invalid:10001"]
         code = (
             "import sys\nfrom posttrain.core.errors import ClusterError\n"
@@ -109,23 +110,22 @@ def test_an_address_without_a_cluster_is_refused_in_bounded_time():
 
 @pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(tmp_path, cluster):
-    rows, out = prompts(80), tmp_path / "out"
+    rows, out = prompts(50), tmp_path / "out"
     expected = draw_here(rows, tmp_path)
     before = []
 
     def kill_once(count, total):
-        if not before and count >= 60:
+        if not before and count >= 40 and len({pid for *_, pid in calls_in(tmp_path)}) == 2:  # both nodes are at work
             before.extend(journaled(out))
-            assert len({pid for *_, pid in calls_in(tmp_path)}) == 2, "both nodes were to be at work"
             cluster.kill_second()
 
     with engine_of(SlowOpener(tmp_path), cluster) as engine:
         summary = draw(engine, rows, out, progress=kill_once)
-    assert 60 <= len(before) < 400, "the kill came too late to test anything"
+    assert 40 <= len(before) < 250, "the kill came too late to test anything"
     assert (out / "completions.jsonl").read_bytes() == expected
-    assert summary.num_completions == 400 and summary.num_rejects == 0
+    assert summary.num_completions == 250 and summary.num_rejects == 0
     begun = Counter((key, index) for key, index, _ in calls_in(tmp_path))
-    assert len(begun) == 400
+    assert len(begun) == 250
     assert {begun[key] for key in before} == {1}
     assert len({pid for *_, pid in calls_in(tmp_path)}) >= 3  # the worker that was lost was replaced
 
