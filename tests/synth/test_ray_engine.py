@@ -12,6 +12,7 @@ import pytest
 from scripted_workers import PARAMS, Opener, RefusingOpener, prompts
 from slow_workers import SlowOpener
 
+from posttrain.cli import main
 from posttrain.config import Execution
 from posttrain.core.chat import load_tokenizer, stop_ids
 from posttrain.core.errors import ModelError
@@ -55,9 +56,9 @@ def record(engine, seen):
     generate = engine.generate
 
     def noted(requests, params):
-        for sample in generate(requests, params):
-            seen.append((sample.key, sample.sample_index))
-            yield sample
+        for drawn in generate(requests, params):
+            seen.append((drawn.key, drawn.sample_index))
+            yield drawn
 
     engine.generate = noted
 
@@ -186,6 +187,34 @@ def test_a_run_begun_over_ray_is_finished_by_one_process(tmp_path, cluster, tiny
     summary = sample_completions(rows, here, tokenizer, 4, params, 3, out)
     assert summary.num_completions == 120
     assert (out / "completions.jsonl").read_bytes() == (tmp_path / "here/completions.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_finishes_over_ray_what_one_process_began(tmp_path, cluster, tiny_model_dir, capsys):
+    prompts_file = tmp_path / "prompts.jsonl"
+    prompts_file.write_text(
+        "".join(json.dumps({"prompt": f"say {'cat ' * i}", "id": f"q{i}"}) + "\n" for i in range(8))
+    )
+    command = ["sample", "--model", str(tiny_model_dir), "--prompts", str(prompts_file), "--num-completions", "4"]
+    command += ["--temperature", "1.0", "--max-completion-tokens", "8", "--seed", "3", "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "here")]) == 0
+    tokenizer = load_tokenizer(tiny_model_dir)
+    params = SamplingParams(1.0, 1.0, 0, 8, tuple(stop_ids(tokenizer)))
+
+    def stop(count, total):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        sample_completions(
+            str(prompts_file), TransformersEngine(tiny_model_dir), tokenizer, 4, params, 3, out, progress=stop
+        )
+    capsys.readouterr()
+    assert main([*command, "--out", str(out), "--ray", cluster.address, "--workers", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["session_tokens"] > 0
+    assert (out / "completions.jsonl").read_bytes() == (tmp_path / "here/completions.jsonl").read_bytes()
+    assert main([*command, "--out", str(out), "--ray", "auto", "--engine", "vllm"]) == 1
+    assert "--ray belongs to --engine transformers, not vllm" in capsys.readouterr().err
 
 
 @pytest.mark.slow
