@@ -24,7 +24,9 @@ NUM_WORDS = VOCABULARY - len(CONTROL_TOKENS)
 TEMPLATE_TOKENS = 4
 TEMPLATE = (
     "{{ bos_token }}"
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}{{ '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}{{ '<|end|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
@@ -94,7 +96,8 @@ def save_model(folder: Path, reward_model: bool = False) -> Path:
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
     torch.manual_seed(0)
-    made = LlamaForSequenceClassification(llama_config(num_labels=1)) if reward_model else LlamaForCausalLM(llama_config())
+    kind, labels = (LlamaForSequenceClassification, {"num_labels": 1}) if reward_model else (LlamaForCausalLM, {})
+    made = kind(llama_config(**labels))
     made.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
@@ -156,7 +159,8 @@ def describe_machine(device: str) -> None:
     from importlib.metadata import version
 
     if device == "cpu":
-        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         machine = f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
     else:
         machine = torch.cuda.get_device_name(device)

@@ -21,6 +21,7 @@ REFUSED_PATHS = frozenset(
     {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 )
 MODEL = "Hugging Face folder; with --engine openai the served name; with scripted FILE.py:FUNCTION, or echo"
+RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -162,7 +163,8 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--workers", type=_count, default=1)
+    parser.add_argument("--workers", type=_count, default=1, help="processes, each with a model of its own")
+    parser.add_argument("--ray", metavar="ADDRESS", help=RAY)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
 
@@ -170,7 +172,8 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--reward-model", required=True, help="Hugging Face folder")
     parser.add_argument("--completions", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--out", required=True, help="folder")
-    parser.add_argument("--workers", type=_count, default=1)
+    parser.add_argument("--workers", type=_count, default=1, help="processes, each with a model of its own")
+    parser.add_argument("--ray", metavar="ADDRESS", help=RAY)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
 

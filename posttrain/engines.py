@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,9 @@ from posttrain.core.formats import Message
 from synth.engines.base import Engine, Request, SamplingParams, sample_seed
 from synth.engines.transformers import TransformersEngine
 from synth.prompts.self_instruct import GenerateText
+
+if TYPE_CHECKING:
+    from synth.engines.ray import RayEngine
 
 
 def device_of(execution: Execution) -> str:
@@ -45,6 +48,19 @@ def open_engine(model_dir: Path | None, endpoint: EndpointModel | None, executio
     assert model_dir is not None
     use_threads(execution)
     return TransformersEngine(model_dir, device=device_of(execution), max_batch_tokens=execution.max_batch_tokens)
+
+
+def open_ray_engine(model_dir: Path, execution: Execution, dtype: str = "float32") -> RayEngine:
+    """Return the engine whose workers run on the Ray cluster of the recipe; to be closed.
+
+    Raises:
+        ClusterError: Ray is not installed.
+    """
+    from synth.engines.ray import ray_engine  # an optional extra
+
+    assert execution.ray_address is not None
+    device, budget = execution.device, execution.max_batch_tokens
+    return ray_engine(model_dir, dtype, device, budget, execution.workers, execution.ray_address)
 
 
 def open_tokenizer(model_dir: Path | None) -> Any:

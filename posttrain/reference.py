@@ -124,8 +124,7 @@ def _first_training(sections: list[type[Section]]) -> int:
 
 
 def _table(section: type[Section], places: list[str]) -> str:
-    kind = section.model_fields.get("kind")
-    variant = f", `kind: {kind.default}`" if kind is not None else ""
+    variant = f", `kind: {section.model_fields['kind'].default}`" if _is_variant(section) else ""
     shared = issubclass(section, TrainConfig) and section is not TrainConfig
     lines = [
         f"## {section.__name__}",
@@ -139,6 +138,12 @@ def _table(section: type[Section], places: list[str]) -> str:
     if shared:
         lines += ["", "And every field of [TrainConfig](#trainconfig)."]
     return "\n".join(lines) + "\n"
+
+
+def _is_variant(section: type[Section]) -> bool:
+    """Tell whether `kind` names the section itself; where a section is of several kinds, it is a field like others."""
+    kind = section.model_fields.get("kind")
+    return kind is not None and len(get_args(kind.annotation)) == 1
 
 
 def _own_fields(section: type[Section], shared: bool) -> dict[str, FieldInfo]:
@@ -171,7 +176,7 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "absent"
     if isinstance(value, Section):
-        return f"{{kind: {value.kind}}}" if hasattr(value, "kind") else "its defaults"
+        return f"{{kind: {type(value).model_fields['kind'].default}}}" if _is_variant(type(value)) else "its defaults"
     if isinstance(value, tuple):
         return f"`[{', '.join(str(item) for item in value)}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from posttrain.config import Execution
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.model_files import check_model_dir, resolve
-from posttrain.engines import device_of, params_of
+from posttrain.engines import device_of, open_ray_engine, params_of
 from synth.completions import SamplingSummary, sample_completions
-from synth.engines.base import Engine
+from synth.engines.base import Engine, SamplingParams
 from synth.engines.transformers import TransformersEngine
 from synth.workers import sample_with_workers
 
@@ -24,6 +25,8 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     Raises:
         DataError: Options that do not fit the engine, or prompts that cannot be read.
     """
+    if args.ray is not None and args.engine != "transformers":
+        raise DataError(f"--ray belongs to --engine transformers, not {args.engine}; leave one of them out")
     if args.engine == "openai":
         return dataclasses.asdict(_sample_endpoint(args, progress))
     if args.base_url is not None:
@@ -32,6 +35,8 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     check_model_dir(model)
     tokenizer = load_tokenizer(model)
     params = params_of(_sampling(args), tokenizer, model)
+    if args.ray is not None:
+        return dataclasses.asdict(_sample_over_ray(args, model, tokenizer, params, progress))
     device = device_of(Execution(device=args.device))
     if args.engine == "transformers" and args.workers > 1:
         summary = sample_with_workers(
@@ -67,6 +72,16 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         progress=progress,
     )
     return dataclasses.asdict(summary)
+
+
+def _sample_over_ray(
+    args: Namespace, model: Path, tokenizer: Any, params: SamplingParams, progress: Callable[[int, int], None]
+) -> SamplingSummary:
+    execution = Execution(kind="ray", address=args.ray, workers=args.workers, device=args.device)
+    with open_ray_engine(model, execution, args.dtype) as engine:
+        return sample_completions(
+            args.prompts, engine, tokenizer, args.num_completions, params, args.seed, args.out, progress=progress
+        )
 
 
 def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> SamplingSummary:

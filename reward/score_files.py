@@ -43,7 +43,7 @@ class ScoreJob:
         max_tokens: longer rows are rejected; None is the model's context.
         date: the date that the chat template prints.
         dtype: of the body; the head is always float32.
-        device: where the model runs; "cuda" spreads workers over the devices.
+        device: where the model runs; "cuda" spreads workers over the devices; "auto" for a Ray cluster only.
     """
 
     reward_model: str
@@ -61,17 +61,20 @@ def score_file(job: ScoreJob, progress: Progress | None = None) -> dict[str, Any
     return score_with_workers(job, num_workers=1, progress=progress)
 
 
-def score_with_workers(job: ScoreJob, num_workers: int, progress: Progress | None = None) -> dict[str, Any]:
+def score_with_workers(
+    job: ScoreJob, num_workers: int, progress: Progress | None = None, ray_address: str | None = None
+) -> dict[str, Any]:
     """Write `scored.jsonl` (the input's rows in order, with `score`), `rejects.jsonl` and `summary.json`.
 
     Scores go to journals in `out/journal` as they come. The same call after a kill scores only what is missing, with
-    any number of workers; after success it loads no model.
+    any number of workers, of this machine or of the Ray cluster at `ray_address`; after success it loads no model.
 
     Returns:
         The summary.
 
     Raises:
         RewardError: `out` belongs to another model or file, or a worker died (what was scored is kept).
+        ClusterError: the cluster cannot be used.
         DataError, ModelError: the file or the model cannot be used.
     """
     out = Path(job.out)
@@ -83,7 +86,12 @@ def score_with_workers(job: ScoreJob, num_workers: int, progress: Progress | Non
         rows, line_of, rejects = read_completions(job.completions)
         done = _journaled(out)
         if any(key_of(row) not in done for row in rows):
-            _score_missing(job, num_workers, len(rows), progress)
+            if ray_address is not None:
+                from reward.score_ray import score_over_ray  # an optional extra
+
+                score_over_ray(job, ray_address, num_workers, set(done), progress)
+            else:
+                _score_missing(job, num_workers, len(rows), progress)
             done = _journaled(out)
         return _finish(out, rows, line_of, rejects, done, identity)
 

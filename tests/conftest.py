@@ -98,3 +98,59 @@ def tiny_reward_model_dir(tmp_path_factory, tiny_tokenizer) -> Path:
     LlamaForSequenceClassification(tiny_config(tiny_tokenizer, num_labels=1)).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+class TwoNodes:
+    """A Ray cluster of two nodes on this machine, bound to loopback; a node that a test kills is made up for."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        # Ray takes 127.0.0.1 for "this machine" and connects to its outward address instead.
+        self._node = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "object_store_memory": 80 << 20}
+        self.cluster = Cluster(initialize_head=True, head_node_args=self._node | {"include_dashboard": False})
+        self.address = self.cluster.address
+        self.second = None
+        self.make_whole()
+
+    def kill_second(self) -> None:
+        """Kill a node as a power cut would."""
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.second = None
+
+    def make_whole(self) -> None:
+        if self.second is None:
+            self.second = self.cluster.add_node(**self._node)
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Nodes import what a test defines, as real ones import the installed package.
+        patch.setenv("PYTHONPATH", str(here / "synth"), prepend=os.pathsep)
+        nodes = TwoNodes()
+        try:
+            yield nodes
+        finally:
+            import ray
+
+            ray.shutdown()
+            nodes.cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(two_nodes):
+    """Two living nodes for a test that fails rather than hangs."""
+    import signal
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError("the test took more than 120 s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(120)
+    two_nodes.make_whole()
+    yield two_nodes
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -138,6 +138,8 @@ def test_paths_are_relative_to_the_recipe_and_those_of_overrides_to_the_working_
         ("completions.temperature=.inf", "completions.temperature: Input should be a finite number (got inf)"),
         ("train.sft.max_steps=4", "train.sft: give exactly one of epochs and max_steps"),
         ("base.kind=foldr", "base"),
+        ("execution.kind=ray", "execution: kind ray needs an address: auto"),
+        ("execution.address=head:6379", "execution: address 'head:6379' belongs to kind ray; set kind: ray"),
         ("select.rule=best_of_n", "select.rule: unknown rule 'best_of_n'; there are: best_of_k"),
         ("prompts.generators.0={kind: self_instruct, num_prompts: 4, template: mine}", "no template 'mine'"),
         ("evaluate.judge.function=posttrain.practice.world:verfy", "has no function 'verfy'; did you mean 'verify'?"),

@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def sample(args: Namespace) -> None:
     else:
         from posttrain.sampling import sample_file  # loads torch
 
-    summary = sample_file(args, _progress("samples"))
+    with redirect_stdout(sys.stderr):  # a Ray cluster prints its complaints, which are no part of the summary
+        summary = sample_file(args, _progress("samples"))
     if not summary["num_completions"]:
         raise DataError(f"{args.prompts} has no prompt that can be used ({_first_rejects(args.out) or 'it is empty'})")
     print(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -45,9 +47,10 @@ def score(args: Namespace) -> None:
         completions=args.completions,
         out=args.out,
         dtype=args.dtype,
-        device=device_of(Execution(device=args.device)),
+        device=args.device if args.ray else device_of(Execution(device=args.device)),
     )
-    summary = score_with_workers(job, args.workers, _progress("rows"))
+    with redirect_stdout(sys.stderr):
+        summary = score_with_workers(job, args.workers, _progress("rows"), args.ray)
     _refuse_nothing(args.completions, summary["completions"])
     if not summary["scored"]:
         raise DataError(f"{args.completions} has no completion that can be scored ({_first_rejects(args.out)})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.config.base import PositiveInt, Section, how
 from posttrain.config.models import WeightsModel
@@ -31,13 +31,30 @@ class StudentConfig(Section):
 class Execution(Section):
     """How a run is carried out; none of it enters an address."""
 
+    kind: Literal["local", "ray"] = how("local")
+    """Where sampling and scoring run: in processes of this machine, or on the Ray cluster at `address`."""
+    address: str | None = how(None)
+    """Of the Ray cluster: `auto` (this machine's), `host:port` of its head, or `ray://host:port`."""
     device: str = how("auto")
     """`auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, …"""
     workers: PositiveInt = how(1)
-    """Processes for sampling and scoring."""
+    """Processes for sampling and scoring; on a Ray cluster the workers, each with a model of its own."""
     processes: PositiveInt = how(1)
     """Training processes, launched by accelerate/torchrun."""
     max_batch_tokens: PositiveInt = how(16384)
     """Tokens, padding included, of one forward pass in sampling and scoring."""
     threads: PositiveInt | None = how(None)
     """Threads of a CPU run; torch's choice when absent."""
+
+    @model_validator(mode="after")
+    def _address_fits(self) -> Execution:
+        if self.kind == "ray" and not self.address:
+            raise ValueError("kind ray needs an address: auto for the cluster of this machine, or host:port")
+        if self.kind == "local" and self.address is not None:
+            raise ValueError(f"address {self.address!r} belongs to kind ray; set kind: ray or leave it out")
+        return self
+
+    @property
+    def ray_address(self) -> str | None:
+        """The cluster's address; None on this machine."""
+        return self.address if self.kind == "ray" else None

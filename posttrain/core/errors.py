@@ -19,6 +19,10 @@ class StorageError(PosttrainError, OSError):
     """Report a disk that refused a write; what was written before is intact."""
 
 
+class ClusterError(PosttrainError, RuntimeError):
+    """Report a cluster that cannot be reached, or workers on it that keep dying; what was handed back is kept."""
+
+
 class Faults:
     """Collect faults, so that a user sees all of them at once instead of one per attempt.
 

@@ -11,9 +11,10 @@ from posttrain.config import EndpointModel
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_jsonl, write_jsonl
 from posttrain.core.jsonl import decode_row
-from posttrain.engines import device_of, open_engine, open_tokenizer, params_of
+from posttrain.engines import device_of, open_engine, open_ray_engine, open_tokenizer, params_of
 from posttrain.stages import StageCall
 from synth.completions import sample_completions
+from synth.engines.base import Engine, SamplingParams
 from synth.prompt_sources import Entry, JsonlSource
 
 
@@ -25,34 +26,13 @@ def sample(
     prompts = RoundPrompts(call.inputs["prompts"], sampling["system_prompt"], round)
     tokenizer = open_tokenizer(model)
     params = params_of(sampling, tokenizer, model)
-    if call.execution.workers > 1 and model is not None:
-        from synth.workers import sample_with_workers
-
-        sample_with_workers(
-            prompts,
-            model_dir=model,
-            num_completions=sampling["num_completions"],
-            params=params,
-            seed=seed,
-            out_dir=call.out,
-            num_workers=call.execution.workers,
-            device=device_of(call.execution),
-            max_batch_tokens=call.execution.max_batch_tokens,
-            date=call.template_date,
-            progress=call.progress,
-        )
+    if call.execution.ray_address is not None and model is not None:
+        with open_ray_engine(model, call.execution) as engine:
+            _draw(call, prompts, engine, tokenizer, params, sampling, seed)
+    elif call.execution.workers > 1 and model is not None:
+        _draw_with_workers(call, prompts, model, params, sampling, seed)
     else:
-        sample_completions(
-            prompts,
-            open_engine(model, endpoint, call.execution),
-            tokenizer,
-            num_completions=sampling["num_completions"],
-            params=params,
-            seed=seed,
-            out_dir=call.out,
-            date=call.template_date,
-            progress=call.progress,
-        )
+        _draw(call, prompts, open_engine(model, endpoint, call.execution), tokenizer, params, sampling, seed)
     if sampling["system_prompt"] is not None:
         _forget_system(call)
     return json.loads((call.out / "summary.json").read_text(encoding="utf-8"))
@@ -82,6 +62,53 @@ class RoundPrompts:
         if isinstance(row, str):
             raise DataError(f"{self.place}: {row}. `posttrain verify` tells which artifact changed.")
         return {**_with_system(row, self._system_prompt), "round": self._round}
+
+
+def _draw(
+    call: StageCall,
+    prompts: RoundPrompts,
+    engine: Engine,
+    tokenizer: Any,
+    params: SamplingParams,
+    sampling: dict[str, Any],
+    seed: int,
+) -> None:
+    sample_completions(
+        prompts,
+        engine,
+        tokenizer,
+        num_completions=sampling["num_completions"],
+        params=params,
+        seed=seed,
+        out_dir=call.out,
+        date=call.template_date,
+        progress=call.progress,
+    )
+
+
+def _draw_with_workers(
+    call: StageCall,
+    prompts: RoundPrompts,
+    model: Path,
+    params: SamplingParams,
+    sampling: dict[str, Any],
+    seed: int,
+) -> None:
+    from synth.workers import sample_with_workers
+
+    sample_with_workers(
+        prompts,
+        model_dir=model,
+        num_completions=sampling["num_completions"],
+        params=params,
+        seed=seed,
+        out_dir=call.out,
+        num_workers=call.execution.workers,
+        device=device_of(call.execution),
+        max_batch_tokens=call.execution.max_batch_tokens,
+        date=call.template_date,
+        progress=call.progress,
+    )
 
 
 def _with_system(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:

@@ -17,15 +17,16 @@ def score(call: StageCall) -> dict[str, Any]:
     """Score every completion with a reward model; a score does not depend on the batch it was computed in."""
     use_threads(call.execution)
     completions = one_file(call.inputs["completions"], call.out / "completions.jsonl")
+    on_cluster = call.execution.ray_address is not None
     job = ScoreJob(
         reward_model=str(call.inputs["reward_model"]),
         completions=str(completions),
         out=str(call.out),
         max_batch_tokens=call.execution.max_batch_tokens,
         date=call.template_date,
-        device=device_of(call.execution),
+        device=call.execution.device if on_cluster else device_of(call.execution),
     )
-    summary = score_with_workers(job, call.execution.workers, call.progress)
+    summary = score_with_workers(job, call.execution.workers, call.progress, call.execution.ray_address)
     if completions.parent == call.out:
         completions.unlink()
     return summary
