@@ -111,10 +111,10 @@ def measure_noise(
     date: str | None,
 ) -> Parity:
     """Score some of the rows, up to 64, one at a time and in batches, and say how far their scores moved."""
-    chosen = probe([_prompt_of(row) for row in rows], len(rows))
+    chosen = probe(model, [_prompt_of(row) for row in rows], len(rows))
     limit = context_length(model) if max_tokens is None else max_tokens
     encoded, _ = _encode([rows[index] for index in chosen], tokenizer, limit, date)
-    kept = affordable(list(encoded.values()), list(encoded), len(rows))
+    kept = affordable(model, list(encoded.values()), list(encoded), len(rows))
     groups = [_prompt_of(rows[chosen[place]]) for place in kept]
     return compare(model, score_head(model), [encoded[place] for place in kept], groups, max_batch_tokens)
 
