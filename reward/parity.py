@@ -28,7 +28,7 @@ _TOKENS_FOR_ONE_COMPARED = 20
 # In low precision the largest difference of a few rows says little about the others.
 _LEAST_ROWS, _LEAST_ROWS_LOW_PRECISION = 4, 16
 # Allowed distance of two hidden states as a share of their length: at least 1e-4, else so many roundings a layer.
-# Measured: 6e-7 in float32; 0.011 in bfloat16 with 8 layers, where 0.088 are allowed; 1.6 for a completion that does not
+# Measured: 6e-7 in float32; 0.011 in bfloat16 with 8 layers, where 0.088 are allowed; 1.6 where a completion does not
 # see its prompt.
 _LEAST_TOLERANCE = 1e-4
 _ROUNDINGS = 4

@@ -20,7 +20,7 @@ from reward.forward import head_scores, packed_hidden, padded_hidden
 from reward.parity import compare, probe, why_padded
 from reward.score import measure_noise, score_rows
 
-WORDS = "the a red green cat dog bird answer yes no one two three".split()
+WORDS = ["the", "a", "red", "green", "cat", "dog", "bird", "answer", "yes", "no", "one", "two", "three"]
 NUM_COMPLETIONS = 4
 
 
