@@ -234,9 +234,9 @@ def _only_at(model: PreTrainedModel, places_R: Tensor) -> Iterator[None]:
     layers = getattr(model.base_model, "layers", None)
     last = layers[-1] if isinstance(layers, nn.ModuleList) else None
     attention, mlp = getattr(last, "self_attn", None), getattr(last, "mlp", None)
-    parts = [mlp, *(getattr(attention, name, None) for name in ("q_proj", "o_proj"))]
+    dense = isinstance(getattr(mlp, "down_proj", None), nn.Linear)  # experts return more than hidden states
     with ExitStack() as stack:
-        for part in parts:
+        for part in (mlp if dense else None, getattr(attention, "q_proj", None), getattr(attention, "o_proj", None)):
             if isinstance(part, nn.Module):
                 stack.enter_context(_part_only_at(part, places_R))
         yield
@@ -251,9 +251,7 @@ def _part_only_at(part: nn.Module, places_R: Tensor) -> Iterator[None]:
         width = inputs[0].shape[1]
         return (inputs[0][:, places_R], *inputs[1:])
 
-    def widen(_: nn.Module, __: tuple[Any, ...], output: Any) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise UnsupportedModel(f"{type(part).__name__} gives more than hidden states")
+    def widen(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
         wide = output.new_zeros(1, width, output.shape[-1])
         wide[:, places_R] = output
         return wide
