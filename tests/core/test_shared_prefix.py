@@ -14,7 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from posttrain.core import shared_prefix
+from posttrain.core import segment_attention
 from posttrain.core.packing import shared_prefix_packs
 from posttrain.core.shared_prefix import UnsupportedModel, hidden_states, last_hidden_states, why_not_packed
 
@@ -111,10 +111,10 @@ def test_gradients_are_those_of_the_rows(rows):
 def test_attention_without_the_fused_function_is_the_same(causal, monkeypatch):
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 4, 20, 8), torch.randn(3, 2, 20, 8), torch.randn(3, 2, 20, 8)
-    fused = shared_prefix._attend(query, key, value, causal, 0.3)
+    fused = segment_attention._attend(query, key, value, causal, 0.3)
     for most in (1 << 26, 1, 3 * 4 * 20 * 7):  # at once, a query at a time, seven queries at a time
-        monkeypatch.setattr(shared_prefix, "_MOST_LOGITS", most)
-        for got, wanted in zip(shared_prefix._attend_plainly(query, key, value, causal, 0.3), fused, strict=True):
+        monkeypatch.setattr(segment_attention, "_MOST_LOGITS", most)
+        for got, wanted in zip(segment_attention._attend_plainly(query, key, value, causal, 0.3), fused, strict=True):
             torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_attention_that_a_pack_cannot_hold_is_refused(rows):
     capped = made(Gemma2Config(**SIZE, num_key_value_heads=2, head_dim=8))
     with torch.inference_mode(), pytest.raises(UnsupportedModel, match="softcap"):
         last_hidden_states(capped, pack)
-    assert capped.config._attn_implementation != "posttrain_shared_prefix"
+    assert capped.config._attn_implementation != segment_attention.NAME
 
 
 def test_learned_positions_serve_too(rows):
