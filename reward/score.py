@@ -1,7 +1,4 @@
-"""A score per completion from a reward model, the same number whatever the batch.
-
-Shapes: B rows, T positions, H hidden width.
-"""
+"""A score per completion from a reward model, the same number whatever the batch."""
 
 from __future__ import annotations
 
@@ -9,16 +6,28 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.core.batching import pad_right, token_budget_batches
 from posttrain.core.chat import encode_example
 from posttrain.core.errors import DataError
+from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt
 from reward.errors import RewardError
+from reward.forward import apply_head, head_scores, last_token_scores, packed_hidden, padded_hidden
 from reward.ids import Row, completion_text
+from reward.parity import Parity, affordable, compare, probe, why_padded
+
+__all__ = [
+    "apply_head",
+    "context_length",
+    "iter_scores",
+    "last_token_scores",
+    "measure_noise",
+    "score_head",
+    "score_pairs",
+    "score_rows",
+]
 
 Progress = Callable[[int, int], None]
 Result = dict[str, Any]  # {"score": float} or {"score": None, "drop_reason": str}
@@ -39,7 +48,7 @@ def score_rows(
         rows: COMPLETION rows (`prompt`, `completion`).
         model: sequence classifier with one label, in evaluation mode.
         tokenizer: the tokenizer the reward model was trained with.
-        max_batch_tokens: padded tokens in a batch; changes speed, not scores.
+        max_batch_tokens: tokens in a batch; changes speed, not scores.
         max_tokens: rows with more tokens are not scored; None is the model's context.
         date: the date that the chat template prints, where it prints one.
         progress: called with (rows done, rows in all) after each batch.
@@ -71,6 +80,9 @@ def iter_scores(
 ) -> Iterator[list[tuple[int, Result]]]:
     """Score rows batch by batch, longest first, so that a batch that does not fit in memory fails at once.
 
+    The completions of a prompt go through the model together and share its tokens, where the model allows it
+    (reward/parity.py); other models get padded batches.
+
     Yields:
         (index into `rows`, result) for each row of a batch; rows that cannot be encoded come first. Each index once.
     """
@@ -79,28 +91,32 @@ def iter_scores(
     encoded, unusable = _encode(rows, tokenizer, limit, date)
     if unusable:
         yield unusable
-    indices = list(encoded)
-    for batch in token_budget_batches([len(encoded[index]) for index in indices], max_batch_tokens):
-        members = [indices[position] for position in batch]
-        values = last_token_scores(model, head, [encoded[index] for index in members])
-        yield [(index, _result(value)) for index, value in zip(members, values, strict=True)]
+    indices, ids_list = list(encoded), list(encoded.values())
+    groups = [_prompt_of(rows[index]) for index in indices]
+    if why_padded(model, head, ids_list, groups, max_batch_tokens) is None:
+        batches = packed_hidden(model, ids_list, groups, max_batch_tokens)
+    else:
+        batches = padded_hidden(model, ids_list, max_batch_tokens)
+    for places, hidden_BW in batches:
+        scores = zip(places, head_scores(head, hidden_BW), strict=True)
+        yield [(indices[place], _result(value)) for place, value in scores]
 
 
-@torch.inference_mode()
-def last_token_scores(model: PreTrainedModel, head: nn.Module, ids_list: Sequence[Sequence[int]]) -> list[float]:
-    """Read the score at each row's last token.
-
-    The place is the row's length, never a search for the pad id: where pad and end of turn are one token, the
-    classifiers of transformers read the score one token too early. Padding stands on the right, where no real token
-    sees it, so its id does not matter. The head runs in float32 even over a bfloat16 body, because scores rounded to
-    bfloat16 collapse into ties.
-    """
-    ids_BT, mask_BT = pad_right(ids_list, pad_id=0)
-    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
-    hidden_BTH = model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
-    last_B = mask_BT.sum(dim=1) - 1
-    hidden_BH = hidden_BTH[torch.arange(len(ids_list), device=model.device), last_B]
-    return apply_head(head, hidden_BH).tolist()
+def measure_noise(
+    rows: Sequence[Mapping[str, Any]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_batch_tokens: int,
+    max_tokens: int | None,
+    date: str | None,
+) -> Parity:
+    """Score some of the rows, up to 64, one at a time and in batches, and say how far their scores moved."""
+    chosen = probe(model, [_prompt_of(row) for row in rows], len(rows))
+    limit = context_length(model) if max_tokens is None else max_tokens
+    encoded, _ = _encode([rows[index] for index in chosen], tokenizer, limit, date)
+    kept = affordable(model, list(encoded.values()), list(encoded), len(rows))
+    groups = [_prompt_of(rows[chosen[place]]) for place in kept]
+    return compare(model, score_head(model), [encoded[place] for place in kept], groups, max_batch_tokens)
 
 
 def score_pairs(
@@ -152,13 +168,9 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def apply_head(head: nn.Module, hidden_BH: Tensor) -> Tensor:
-    """Multiply in float32, whatever the dtype of the head and of the hidden states; a score per row."""
-    assert isinstance(head.weight, Tensor)
-    bias_1 = getattr(head, "bias", None)
-    bias_1 = bias_1.float() if isinstance(bias_1, Tensor) else None
-    with torch.autocast(hidden_BH.device.type, enabled=False):
-        return nn.functional.linear(hidden_BH.float(), head.weight.float(), bias_1)[:, 0]
+def _prompt_of(row: Mapping[str, Any]) -> str:
+    prompt = row.get("prompt")
+    return prompt if isinstance(prompt, str) else content_hash(prompt)
 
 
 def _encode(

@@ -26,6 +26,7 @@ from posttrain.core.model_files import model_hash
 from reward.errors import RewardError
 from reward.ids import Row, with_ids
 from reward.lifetime import die_with_parent
+from reward.noise import noise_summary
 
 Key = tuple[str, int, str]
 Progress = Callable[[int, int], None]
@@ -39,7 +40,7 @@ class ScoreJob:
         reward_model: Hugging Face folder of the reward model.
         completions: COMPLETION rows, JSON Lines or Parquet.
         out: folder for `scored.jsonl`, `rejects.jsonl`, `summary.json`.
-        max_batch_tokens: padded tokens in a batch.
+        max_batch_tokens: tokens in a batch.
         max_tokens: longer rows are rejected; None is the model's context.
         date: the date that the chat template prints.
         dtype: of the body; the head is always float32.
@@ -232,6 +233,7 @@ def _finish(
         "scored": len(scored),
         "rejects": len(rejects),
         "reasons": dict(Counter(reject["reason"].split(":")[0] for reject in rejects)),
+        **noise_summary(out, scored),
         "made_with": identity,
     }
     write_jsonl(out / "scored.jsonl", scored)

@@ -124,15 +124,18 @@ def test_a_folder_of_another_model_or_file_is_not_mixed_in(job, rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_scores_of_one(job, tmp_path):
-    score_file(job)
-    two = replace(job, out=str(tmp_path / "two"))
+@pytest.mark.parametrize(("num_workers", "num_rows"), [(2, 45), (3, 44)])  # neither divides
+def test_several_workers_give_the_scores_of_one(job, rows, tmp_path, num_workers, num_rows):
+    Path(job.completions).write_text("".join(json.dumps(row) + "\n" for row in rows[:num_rows]))
+    alone = score_file(job)
+    several = replace(job, out=str(tmp_path / "several"))
     seen = []
-    score_with_workers(two, num_workers=2, progress=lambda done, total: seen.append((done, total)))
-    assert scores_of(two) == pytest.approx(scores_of(job), abs=1e-5)
-    journals = [read(path) for path in sorted((Path(two.out) / "journal").glob("*.jsonl"))]
-    assert len(journals) == 2 and all(journals) and sum(map(len, journals)) == 45
-    assert seen[-1] == (45, 45)
+    summary = score_with_workers(several, num_workers, progress=lambda done, total: seen.append((done, total)))
+    assert summary == alone  # the noise too: one worker measures it, for all rows
+    assert scores_of(several) == pytest.approx(scores_of(job), abs=1e-5)
+    journals = [read(path) for path in sorted((Path(several.out) / "journal").glob("*.jsonl"))]
+    assert len(journals) == num_workers and all(journals) and sum(map(len, journals)) == num_rows
+    assert seen[-1] == (num_rows, num_rows)
 
 
 SCRIPT = """
