@@ -25,6 +25,7 @@ from posttrain.core.atomic import PathLike
 from posttrain.core.chat import load_tokenizer, stop_ids
 from posttrain.core.errors import ModelError
 from posttrain.core.model_files import adapter_base, check_model_dir, is_adapter, model_hash, resolve
+from posttrain.core.packed_linear import pack_linears
 
 __all__ = [
     "check_model_dir",
@@ -61,6 +62,8 @@ def load_causal_lm(model_dir: PathLike, dtype: str = "float32", device: str = "c
 def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
     """Load a reward model: one score per sequence from a head that computes in float32 whatever the body's dtype.
 
+    It is for scoring; nothing can be learned through its packed layers (`init_reward_model` loads one to train).
+
     Raises:
         ModelError: the file lacks the score head (a made-up one would give scores without meaning), other weights are
             missing, there is more than one score, or the configuration names no padding token.
@@ -70,7 +73,9 @@ def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str =
         raise ModelError(f"{model_dir} gives {config.num_labels} numbers per sequence; a reward model gives 1")
     model = _load(AutoModelForSequenceClassification, model_dir, dtype, device)
     _require_pad_token(model, model_dir)
-    return _with_float32_head(model, model_dir)
+    model = _with_float32_head(model, model_dir)
+    pack_linears(model)
+    return model
 
 
 def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32") -> PreTrainedModel:

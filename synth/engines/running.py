@@ -24,12 +24,12 @@ from synth.engines.assembled import AssembledCache, step_masks
 from synth.engines.base import Request, SamplingParams
 from synth.engines.draw import draw_tokens, row_uniforms
 from synth.engines.slots import SlotCache
-from synth.engines.step import ATTENTION, SPAN_MULTIPLE, PromptRun, Step, prompt_runs, slot_runs
+from synth.engines.step import ATTENTION, PromptRun, Step, num_columns, prompt_runs, run_bounds, slot_runs, span_of
 
 # Below eight rows the matrix libraries switch to matrix-vector kernels, whose sums differ in the last bits.
 ROW_MULTIPLE = 8
-# Free slots between the rows in use are closed when they are this share of them.
-HOLE_SHARE = 0.5
+# Every so many steps the rows are put in the order of their ages, where that saves more than it costs.
+ARRANGE_EVERY = 8
 
 Draw = Callable[[Tensor, np.ndarray, SamplingParams], Tensor]
 
@@ -50,11 +50,6 @@ def prefill_width(num_tokens: int) -> int:
     while step * 16 < num_tokens:
         step *= 2
     return -(-num_tokens // step) * step
-
-
-def span(num_tokens: int) -> int:
-    """Round a number of columns up to a span of the attention."""
-    return -(-num_tokens // SPAN_MULTIPLE) * SPAN_MULTIPLE
 
 
 class RunningBatch:
@@ -85,16 +80,15 @@ class RunningBatch:
         self._config = model.config.get_text_config()
         self._over_slots = model.config._attn_implementation == ATTENTION
         self._device = model.device
-        columns = span(max(longest_prompt, prefill_width(longest_prompt)))
-        self._cache = SlotCache(num_slots, span(params.max_completion_tokens), num_prompts, columns)
+        columns = span_of(prefill_width(longest_prompt))
+        self._cache = SlotCache(num_slots, span_of(params.max_completion_tokens), num_prompts, columns)
         self._owners: list[tuple[Request, int] | None] = [None] * num_slots
-        self._used = 0
         self._alive_S = np.zeros(num_slots, dtype=bool)
         self._prompt_S = np.zeros(num_slots, dtype=np.int64)
         self._seeds_S = np.zeros(num_slots, dtype=np.uint64)
         self._drawn_S = np.zeros(num_slots, dtype=np.int64)
         self._tokens_SG = np.zeros((num_slots, params.max_completion_tokens), dtype=np.int64)
-        self._prompts_used = 0
+        self._steps = 0
         self._lengths_P = np.zeros(num_prompts, dtype=np.int64)
         self._stop_ids = np.array(params.stop_ids, dtype=np.int64)
         self._prompt_plan: tuple[list[PromptRun], Tensor] | None = None
@@ -102,7 +96,7 @@ class RunningBatch:
     @property
     def num_active(self) -> int:
         """Count the rows that are not finished."""
-        return int(self._alive_S[: self._used].sum())
+        return int(self._alive_S.sum())
 
     @property
     def num_free(self) -> int:
@@ -112,7 +106,7 @@ class RunningBatch:
     @property
     def num_free_prompts(self) -> int:
         """Count the prompts that could come in."""
-        return len(self._lengths_P) - len(np.unique(self._prompt_S[: self._used][self._alive_S[: self._used]]))
+        return len(self._free_places())
 
     def admit(self, requests: Sequence[Request]) -> list[FinishedRow]:
         """Prefill each prompt once, give each of its samples a slot, and draw their first tokens.
@@ -120,29 +114,27 @@ class RunningBatch:
         The prompts are to have one `prefill_width`; they and their samples are to fit into what is free.
         """
         rows = [(p, place) for p, request in enumerate(requests) for place in range(len(request.seeds))]
-        if self._used + len(rows) > len(self._owners) or self._prompts_used + len(requests) > len(self._lengths_P):
-            self._close_holes()
+        slots = np.flatnonzero(~self._alive_S)[: len(rows)]
+        places = self._free_places()[: len(requests)]
         lengths = [len(request.prompt_ids) for request in requests]
         prefilled, logits_PV = self._prefill(requests, lengths)
-        self._cache.fill_prompts(self._prompts_used, prefilled)
-        self._lengths_P[self._prompts_used : self._prompts_used + len(requests)] = lengths
-        slots = np.arange(self._used, self._used + len(rows))
+        self._cache.fill_prompts(torch.from_numpy(places).to(self._device), prefilled)
+        self._lengths_P[places] = lengths
         for slot, (p, place) in zip(slots, rows, strict=True):
             self._owners[slot] = (requests[p], place)
             self._seeds_S[slot] = requests[p].seeds[place]
-            self._prompt_S[slot] = self._prompts_used + p
+            self._prompt_S[slot] = places[p]
         self._alive_S[slots] = True
         self._drawn_S[slots] = 0
-        self._used += len(rows)
-        self._prompts_used += len(requests)
         self._prompt_plan = None
         return self._draw(slots, logits_PV[torch.tensor([p for p, _ in rows], device=self._device)])
 
     def step(self) -> list[FinishedRow]:
         """Feed every row its last token and draw its next one."""
-        if self.num_active < self._used * (1 - HOLE_SHARE):
-            self._close_holes()
-        live = np.flatnonzero(self._alive_S[: self._used])
+        if self._over_slots and self._steps % ARRANGE_EVERY == 0:
+            self._arrange()
+        self._steps += 1
+        live = np.flatnonzero(self._alive_S)
         # Filled up with the first row, which is then computed more than once.
         rows = np.concatenate([live, np.full(-len(live) % ROW_MULTIPLE, live[0])])
         tokens_N = torch.from_numpy(self._tokens_SG[rows, self._drawn_S[rows] - 1]).to(self._device)
@@ -159,16 +151,16 @@ class RunningBatch:
         dtype, device = self._model.dtype, self._device
         if self._prompt_plan is None:
             heads = self._config.num_attention_heads // self._cache.keys_SGCD[0].shape[1]
-            lengths = self._lengths_P[: self._prompts_used]
-            runs, back_N = prompt_runs(self._prompt_S[live], lengths, heads, dtype, device)
+            owners = self._prompt_S[live]
+            runs, back_N = prompt_runs(owners, self._lengths_P[: owners.max() + 1], heads, dtype, device)
             self._prompt_plan = (runs, torch.cat([back_N, back_N[:1].expand(len(rows) - len(live))]))
-        ages_S = np.where(self._alive_S[: self._used], self._drawn_S[: self._used], 0)
+        ages_S = np.where(self._alive_S, self._drawn_S, 0)[: live[-1] + 1]
         step = Step(
             cache=self._cache,
-            num_slots=self._used,
+            num_slots=len(ages_S),
             slots_N=torch.from_numpy(rows).to(device),
             columns_N=torch.from_numpy(self._drawn_S[rows] - 1).to(device),
-            runs=slot_runs(ages_S, dtype, device),
+            runs=slot_runs(run_bounds(ages_S), ages_S, dtype, device),
             prompt_runs=self._prompt_plan[0],
             back_N=self._prompt_plan[1],
         )
@@ -179,7 +171,7 @@ class RunningBatch:
             torch.from_numpy(array).to(self._device)
             for array in (rows, self._drawn_S[rows] - 1, self._prompt_S[rows], self._lengths_P[self._prompt_S[rows]])
         )
-        prompt_span, own_span = span(int(lengths_N.max())), span(int(columns_N.max()) + 1)
+        prompt_span, own_span = span_of(int(lengths_N.max())), span_of(int(columns_N.max()) + 1)
         masks = step_masks(self._config, lengths_N, columns_N, prompt_span, own_span, self._model.dtype)
         cache = AssembledCache(self._cache, slots_N, columns_N, owners_N, prompt_span, own_span)
         return {"use_cache": True, "past_key_values": cache, "attention_mask": masks}
@@ -224,18 +216,24 @@ class RunningBatch:
         ids = tuple(self._tokens_SG[slot, : self._drawn_S[slot]].tolist())
         return FinishedRow(*owner, ids=ids, finish_reason="stop" if stopped else "length")
 
-    def _close_holes(self) -> None:
-        """Move the rows in use together, and the prompts in use, keeping their order."""
-        kept = np.flatnonzero(self._alive_S[: self._used])
-        prompts = np.unique(self._prompt_S[kept])
-        if len(kept):
-            self._cache.keep_rows(kept.tolist(), span(int(self._drawn_S[kept].max())))
-            self._cache.keep_prompts(prompts.tolist(), span(int(self._lengths_P[prompts].max())))
-        for array in (self._seeds_S, self._drawn_S, self._tokens_SG):
-            array[: len(kept)] = array[kept]
-        self._prompt_S[: len(kept)] = np.searchsorted(prompts, self._prompt_S[kept])
-        self._lengths_P[: len(prompts)] = self._lengths_P[prompts]
-        self._owners[: len(kept)] = [self._owners[slot] for slot in kept]
-        self._alive_S[: self._used] = np.arange(self._used) < len(kept)
-        self._used, self._prompts_used = len(kept), len(prompts)
+    def _free_places(self) -> np.ndarray:
+        """List the prompt places whose rows have all ended."""
+        counts_P = np.bincount(self._prompt_S[self._alive_S], minlength=len(self._lengths_P))
+        return np.flatnonzero(counts_P == 0)
+
+    def _arrange(self) -> None:
+        """Put the rows in the order of their ages, where the next steps save more columns than it moves."""
+        live = np.flatnonzero(self._alive_S)
+        ages_N = self._drawn_S[live]
+        order = live[np.argsort(-ages_N, kind="stable")]
+        now = run_bounds(np.where(self._alive_S, self._drawn_S, 0)[: live[-1] + 1])
+        saved = num_columns(now) - num_columns(run_bounds(self._drawn_S[order]))
+        columns = span_of(int(ages_N.max()))
+        if saved * ARRANGE_EVERY <= 2 * len(order) * columns:  # a moved column is read and written
+            return
+        self._cache.arrange_rows(torch.from_numpy(order).to(self._device), columns)
+        for array in (self._seeds_S, self._drawn_S, self._tokens_SG, self._prompt_S):
+            array[: len(order)] = array[order]
+        self._owners = [*(self._owners[slot] for slot in order), *[None] * (len(self._owners) - len(order))]
+        self._alive_S = np.arange(len(self._alive_S)) < len(order)
         self._prompt_plan = None

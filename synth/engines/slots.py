@@ -1,7 +1,7 @@
 """Keys and values of the running rows, allocated once: a prompt's stand once for all its samples.
 
 A row's own tokens lie in a slot of their own, from column 0; its prompt's in a place that it shares with the prompt's
-other samples. Rows stand in the order of their admission, so that neighbours have drawn about as many tokens.
+other samples.
 
 Shapes: S slots, P prompt places, N rows of a pass, G key-value heads, C columns of a slot, W columns of a prompt,
 D head size.
@@ -9,9 +9,6 @@ D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
@@ -33,30 +30,26 @@ class SlotCache:
         self.prompt_keys_PGWD: list[Tensor] = []
         self.prompt_values_PGWD: list[Tensor] = []
 
-    def fill_prompts(self, first_place: int, prefilled: DynamicCache) -> None:
-        """Take in the prompts of a prefill, at the places from `first_place` on."""
+    def fill_prompts(self, places_P: Tensor, prefilled: DynamicCache) -> None:
+        """Take in the prompts of a prefill, each at its place."""
         for layer, filled in enumerate(prefilled.layers):
             assert isinstance(filled, CacheLayerMixin)  # other layers were refused by require_known_layers
             keys, values = filled.keys, filled.values
             assert keys is not None and values is not None
             if layer == len(self.keys_SGCD):
                 self._allocate(keys, values)
-            places = slice(first_place, first_place + keys.shape[0])
-            self.prompt_keys_PGWD[layer][places, :, : keys.shape[2]] = keys
-            self.prompt_values_PGWD[layer][places, :, : values.shape[2]] = values
+            self.prompt_keys_PGWD[layer][places_P, :, : keys.shape[2]] = keys
+            self.prompt_values_PGWD[layer][places_P, :, : values.shape[2]] = values
 
     def write(self, layer: int, slots_N: Tensor, columns_N: Tensor, keys_NGD: Tensor, values_NGD: Tensor) -> None:
         """Write one token of each row of a pass."""
         self.keys_SGCD[layer][slots_N, :, columns_N] = keys_NGD
         self.values_SGCD[layer][slots_N, :, columns_N] = values_NGD
 
-    def keep_rows(self, kept: Sequence[int], columns: int) -> None:
-        """Move the rows `kept` to the front, in their order; only their first columns hold anything."""
-        _keep([*self.keys_SGCD, *self.values_SGCD], kept, columns)
-
-    def keep_prompts(self, kept: Sequence[int], columns: int) -> None:
-        """Move the prompts `kept` to the front, in their order."""
-        _keep([*self.prompt_keys_PGWD, *self.prompt_values_PGWD], kept, columns)
+    def arrange_rows(self, order_N: Tensor, columns: int) -> None:
+        """Move rows to the front, in this order; only their first columns hold anything."""
+        for store in (*self.keys_SGCD, *self.values_SGCD):
+            store[: len(order_N), :, :columns] = store[order_N, :, :columns]
 
     def _allocate(self, keys: Tensor, values: Tensor) -> None:
         # Zeros, not empty memory: a masked NaN would still poison the weighted sum of the values.
@@ -67,13 +60,3 @@ class SlotCache:
         ):
             for store, (number, columns) in zip(stores, (rows, prompts), strict=True):
                 store.append(like.new_zeros(number, like.shape[1], columns, like.shape[3]))
-
-
-def _keep(stores: Sequence[Tensor], kept: Sequence[int], columns: int) -> None:
-    # What stands at the front already stays there.
-    start = next((i for i, place in enumerate(kept) if i != place), len(kept))
-    if start == len(kept):
-        return
-    for store in stores:
-        moved = torch.tensor(kept[start:], device=store.device)
-        store[start : len(kept), :, :columns] = store[moved, :, :columns]

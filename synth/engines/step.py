@@ -1,6 +1,7 @@
 """One decoding step's attention: each row to its prompt, which its siblings share, and to its own tokens.
 
-Rows are attended in runs of neighbouring slots, each run as wide as its oldest row, since ages fall from slot to slot.
+Rows are attended in runs of neighbouring slots, each run as wide as its oldest row; it pays to have rows of like age
+side by side.
 
 Shapes: N rows of a pass, S slots in use, P prompts in use, R most rows of a prompt, H heads, G key-value heads,
 Q heads per key-value head, D head size, W columns of a prompt, C columns of a slot.
@@ -26,10 +27,12 @@ SPAN_MULTIPLE = 32
 """Columns are rounded up to this: the fused function sums in the same order for all such spans."""
 # The products of the fused function have the same bits for any number of query rows, except for 1 to 3.
 _ROW_MULTIPLE = 4
-# A run of slots ends where a row has at most this share of the columns of the run's oldest.
+# A run of so many slots ends where a row has at most this share of the columns of the run's oldest.
+_SLOTS_PER_RUN = 4
 _YOUNG = 0.5
-# Prompts are attended in this many runs, each as wide as its prompt with the most rows.
+# Prompts are attended in up to this many runs of at least so many, each as wide as its prompt with the most rows.
 _PROMPT_RUNS = 4
+_PROMPTS_PER_RUN = 16
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,6 @@ class Step:
         return join(own, own_weight, prompt, prompt_weight).flatten(1, 2)
 
     def _own(self, layer: int, query_NGQD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        num_heads = query_NGQD.shape[2]
-        if num_heads < _ROW_MULTIPLE:
-            query_NGQD = query_NGQD.repeat_interleave(-(-_ROW_MULTIPLE // num_heads), dim=2)
         query_SGQD = query_NGQD.new_zeros(self.num_slots, *query_NGQD.shape[1:])
         query_SGQD[self.slots_N] = query_NGQD
         outs, weights = [], []
@@ -92,11 +92,7 @@ class Step:
             out, weight = attend(query_SGQD[run.start : run.stop], keys, values, scale, mask=run.mask)
             outs.append(out)
             weights.append(weight)
-        out_NGQD, weight_NGQ = torch.cat(outs)[self.slots_N], torch.cat(weights)[self.slots_N]
-        if num_heads < _ROW_MULTIPLE:
-            every = out_NGQD.shape[2] // num_heads
-            out_NGQD, weight_NGQ = out_NGQD[:, :, ::every], weight_NGQ[:, :, ::every]
-        return out_NGQD, weight_NGQ
+        return torch.cat(outs)[self.slots_N], torch.cat(weights)[self.slots_N]
 
     def _prompts(self, layer: int, query_NGQD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         outs, weights = [], []
@@ -145,24 +141,37 @@ def attention(
 AttentionInterface.register(ATTENTION, attention)
 
 
-def slot_runs(ages_S: np.ndarray, dtype: torch.dtype, device: torch.device) -> list[Run]:
-    """Cut the slots into runs whose rows have drawn about as many tokens; `ages_S` counts those in the cache, now
-    included, and is 0 where a slot is free.
+def run_bounds(ages_S: np.ndarray) -> list[tuple[int, int, int]]:
+    """Cut the slots into runs whose rows have drawn about as many tokens.
+
+    Args:
+        ages_S: tokens of each slot's row, the one being drawn from included; 0 where a slot is free.
+
+    Returns:
+        (start, stop, span) of each run.
     """
-    bounds = [0]
-    oldest = int(ages_S[0]) if len(ages_S) else 0
+    starts, oldest = [0], 0
     for slot, age in enumerate(ages_S.tolist()):
-        if age > oldest * _YOUNG or oldest <= SPAN_MULTIPLE:
-            oldest = max(oldest, age)
-        elif age > 0:
-            bounds.append(slot)
+        if slot - starts[-1] >= _SLOTS_PER_RUN and oldest > 2 * SPAN_MULTIPLE and 0 < age <= oldest * _YOUNG:
+            starts.append(slot)
             oldest = age
-    runs = []
-    for start, stop in zip(bounds, [*bounds[1:], len(ages_S)], strict=True):
-        ages = np.maximum(ages_S[start:stop], 1)
-        span = -(-int(ages.max()) // SPAN_MULTIPLE) * SPAN_MULTIPLE
-        runs.append(Run(start, stop, span, _mask(ages, span, dtype, device)))
-    return runs
+        oldest = max(oldest, age)
+    stops = [*starts[1:], len(ages_S)]
+    return [
+        (start, stop, span_of(int(ages_S[start:stop].max()))) for start, stop in zip(starts, stops, strict=True)
+    ]
+
+
+def num_columns(bounds: list[tuple[int, int, int]]) -> int:
+    """Count the columns that runs attend to."""
+    return sum((stop - start) * span for start, stop, span in bounds)
+
+
+def slot_runs(
+    bounds: list[tuple[int, int, int]], ages_S: np.ndarray, dtype: torch.dtype, device: torch.device
+) -> list[Run]:
+    """Give the runs their masks."""
+    return [Run(*bound, _mask(ages_S[bound[0] : bound[1]], bound[2], dtype, device)) for bound in bounds]
 
 
 def prompt_runs(
@@ -171,34 +180,38 @@ def prompt_runs(
     """Cut the prompts into runs and say where each row of the pass stands in them.
 
     Args:
-        owners_N: the prompt of each row; the rows of a prompt stand side by side, prompts in rising order.
-        lengths_P: tokens of each prompt.
+        owners_N: the prompt of each row.
+        lengths_P: tokens of each prompt, any number where a place is free.
         num_heads: query heads per key-value head.
     """
     num_prompts = len(lengths_P)
     counts_P = np.bincount(owners_N, minlength=num_prompts)
-    first_P = np.concatenate([[0], np.cumsum(counts_P)[:-1]])
+    rows_N = np.argsort(owners_N, kind="stable")
+    first_P = np.cumsum(counts_P) - counts_P
     step = _ROW_MULTIPLE // int(np.gcd(num_heads, _ROW_MULTIPLE))
     runs, back_N, offset = [], np.zeros(len(owners_N), dtype=np.int64), 0
-    for part in np.array_split(np.arange(num_prompts), min(_PROMPT_RUNS, num_prompts)):
-        start, stop = int(part[0]), int(part[-1]) + 1
-        most = max(1, int(counts_P[part].max()))
-        width = -(-most // step) * step
-        rows_PR = np.zeros((len(part), width), dtype=np.int64)
-        for place, prompt in enumerate(part):
-            rows = np.arange(first_P[prompt], first_P[prompt] + counts_P[prompt])
-            rows_PR[place, : len(rows)] = rows
-            back_N[rows] = offset + place * width + np.arange(len(rows))
+    for part in np.array_split(np.arange(num_prompts), min(_PROMPT_RUNS, -(-num_prompts // _PROMPTS_PER_RUN))):
+        width = -(-max(1, int(counts_P[part].max())) // step) * step
+        places_PR = np.arange(width) < counts_P[part, None]
+        rows_PR = np.zeros(places_PR.shape, dtype=np.int64)
+        rows_PR[places_PR] = rows_N[first_P[part[0]] : first_P[part[-1]] + counts_P[part[-1]]]
+        back_N[rows_PR[places_PR]] = offset + np.flatnonzero(places_PR)
         offset += rows_PR.size
-        lengths = np.maximum(lengths_P[part], 1)
-        span = -(-int(lengths.max()) // SPAN_MULTIPLE) * SPAN_MULTIPLE
+        lengths = lengths_P[part]
+        span = span_of(int(lengths.max()))
         mask = _mask(lengths, span, dtype, device)
-        runs.append(PromptRun(start, stop, span, mask, torch.from_numpy(rows_PR).to(device)))
+        runs.append(PromptRun(int(part[0]), int(part[-1]) + 1, span, mask, torch.from_numpy(rows_PR).to(device)))
     return runs, torch.from_numpy(back_N).to(device)
+
+
+def span_of(num_tokens: int) -> int:
+    """Round a number of columns up to a span of the attention."""
+    return -(-max(num_tokens, 1) // SPAN_MULTIPLE) * SPAN_MULTIPLE
 
 
 def _mask(lengths_N: np.ndarray, span: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Hide the columns from each row's length on; None where nothing is to hide."""
+    lengths_N = np.maximum(lengths_N, 1)  # a row that sees nothing would have no softmax
     if bool((lengths_N == span).all()):
         return None
     hidden_NC = torch.arange(span) >= torch.from_numpy(lengths_N)[:, None]

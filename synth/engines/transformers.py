@@ -14,9 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.core.chat import decode_completion, load_tokenizer
 from posttrain.core.model_files import model_hash
 from posttrain.core.models import load_causal_lm, load_config
+from posttrain.core.packed_linear import pack_linears
 from synth.engines.base import Request, Sample, SamplingParams
-from synth.engines.probe import choose_attention, require_known_layers
-from synth.engines.running import FinishedRow, RunningBatch, prefill_width, span
+from synth.engines.probe import choose_attention, require_known_layers, take_probe
+from synth.engines.running import FinishedRow, RunningBatch, prefill_width
+from synth.engines.step import span_of
 
 # New rows enter when this share of the slots is free: seldom enough that prefills are batches, often enough that
 # passes stay large.
@@ -76,7 +78,9 @@ class TransformersEngine:
         if self._loaded is None:
             model = load_causal_lm(self.model_dir, dtype=self.dtype, device=self.device)
             tokenizer = load_tokenizer(self.model_dir)
-            choose_attention(model, tokenizer, str(self.model_dir))
+            probe = take_probe(model, tokenizer)
+            pack_linears(model)
+            choose_attention(model, probe, str(self.model_dir))
             self._loaded = (model, tokenizer)
         return self._loaded
 
@@ -102,7 +106,7 @@ def plan_batches(
         num_samples = max(len(request.seeds) for request in ordered)
 
         def room(request: Request, num_samples: int = num_samples) -> float:
-            return span(max_completion_tokens) + PROMPT_ROOM * span(len(request.prompt_ids)) / max(num_samples, 1)
+            return span_of(max_completion_tokens) + PROMPT_ROOM * span_of(len(request.prompt_ids)) / max(num_samples, 1)
 
         most = room(ordered[0])
         group = [request for request in ordered if room(request) > most / 2]

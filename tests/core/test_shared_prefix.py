@@ -14,7 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from posttrain.core import attention
+from posttrain.core import attention, segment_attention
 from posttrain.core.packing import shared_prefix_packs
 from posttrain.core.shared_prefix import UnsupportedModel, hidden_states, last_hidden_states, why_not_packed
 
