@@ -14,6 +14,7 @@ included, against the matrix products of the machine measured in the same run.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -33,12 +34,14 @@ from workload import (
     VOCABULARY,
     LengthMix,
     alternate,
+    describe_machine,
     llama_config,
     matmul_peak,
     paired_ratio,
 )
 
 from posttrain.core.batching import pad_right
+from posttrain.core.packed_linear import pack_linears
 from posttrain.core.packing import shared_prefix_packs
 from reward.forward import head_scores, packed_hidden
 from reward.parity import why_padded
@@ -122,35 +125,35 @@ def flops_ours(model, rows: Rows) -> float:
     return flops(model, sum(len(pack.ids) for pack in packs), pairs)
 
 
-def compare_with_plain(model, mix: LengthMix, runs: int) -> None:
+def compare_with_plain(plain, ours, mix: LengthMix, runs: int) -> None:
     """Print both sides' rates and their ratio for one mix of lengths; the peak is measured beside each run."""
     generator = torch.Generator().manual_seed(1)
     rows = draw(mix.draw(NUM_PROMPTS[mix] * NUM_COMPLETIONS, generator), generator)
-    gap = max(abs(a - b) for a, b in zip(score_plainly(model, rows), score_ours(model, rows), strict=True))
+    gap = max(abs(a - b) for a, b in zip(score_plainly(plain, rows), score_ours(ours, rows), strict=True))
     sides = {
-        "plain": rate(lambda: score_plainly(model, rows), rows.useful),
-        "ours": rate(lambda: score_ours(model, rows), rows.useful),
-        "peak": lambda: matmul_peak(model.dtype, model.device.type, seconds=0.3),
+        "plain": rate(lambda: score_plainly(plain, rows), rows.useful),
+        "ours": rate(lambda: score_ours(ours, rows), rows.useful),
+        "peak": lambda: matmul_peak(plain.dtype, plain.device.type, seconds=0.3),
     }
     rates = alternate(sides, runs)
     middle, least, largest = paired_ratio(rates["ours"], rates["plain"])
     print(f"  {mix}: {len(rows.ids)} rows, {rows.useful} useful tokens, scores differ by at most {gap:.1g}")
-    for side, count in (("plain", flops_plain(model, rows)), ("ours", flops_ours(model, rows))):
+    for side, count in (("plain", flops_plain(plain, rows)), ("ours", flops_ours(plain, rows))):
         share = paired_ratio(rates[side], rates["peak"])[0] * count / rows.useful
         print(f"    {side:5} {statistics.median(rates[side]):8.0f} useful tokens/s, {share:4.0%} of the peak")
     print(f"    peak {statistics.median(rates['peak']) / 1e9:.0f} GFLOP/s in matrix products")
     print(f"    ratio {middle:.2f} (min {least:.2f}, max {largest:.2f}; at least 4 is asked)", flush=True)
 
 
-def compare_lengths(model, mix: LengthMix, runs: int) -> None:
+def compare_lengths(ours, mix: LengthMix, runs: int) -> None:
     """Print the ratio of useful tokens per second, mixed lengths to equal ones of the same mean."""
     generator = torch.Generator().manual_seed(2)
     lengths = mix.draw(NUM_PROMPTS[mix] * NUM_COMPLETIONS, generator)
     mixed = draw(lengths, generator)
     equal = draw([round(sum(lengths) / len(lengths))] * len(lengths), generator)
     sides = {
-        "equal": rate(lambda: score_ours(model, equal), equal.useful),
-        "mixed": rate(lambda: score_ours(model, mixed), mixed.useful),
+        "equal": rate(lambda: score_ours(ours, equal), equal.useful),
+        "mixed": rate(lambda: score_ours(ours, mixed), mixed.useful),
     }
     rates = alternate(sides, runs)
     middle, least, largest = paired_ratio(rates["mixed"], rates["equal"])
@@ -169,20 +172,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    describe_machine(args.device)
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(llama_config(num_labels=1))
         model = model.to(args.device, dtype).eval()
         print(f"{dtype} on {args.device}", flush=True)
+        ours = copy.deepcopy(model)
+        pack_linears(ours)  # as load_reward_model does
         probe = draw(SHORT.draw(2 * NUM_COMPLETIONS, torch.Generator().manual_seed(0)), torch.Generator())
-        why = why_padded(model, model.score, probe.ids, probe.groups, MAX_BATCH_TOKENS)
+        why = why_padded(ours, ours.score, probe.ids, probe.groups, MAX_BATCH_TOKENS)
         if why is not None:
             sys.exit(f"the model is not run over packs: {why}")
         for mix in (SHORT, LONG):
-            compare_with_plain(model, mix, args.runs)
+            compare_with_plain(model, ours, mix, args.runs)
         for mix in (SHORT, LONG):
-            compare_lengths(model, mix, args.runs)
+            compare_lengths(ours, mix, args.runs)
 
 
 if __name__ == "__main__":

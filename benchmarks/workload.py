@@ -97,8 +97,8 @@ def save_model(folder: Path, reward_model: bool = False) -> Path:
 
     torch.manual_seed(0)
     kind, labels = (LlamaForSequenceClassification, {"num_labels": 1}) if reward_model else (LlamaForCausalLM, {})
-    made = kind(llama_config(**labels))
-    made.save_pretrained(folder)
+    model = kind(llama_config(**labels))
+    model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

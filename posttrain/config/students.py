@@ -42,7 +42,7 @@ class Execution(Section):
     processes: PositiveInt = how(1)
     """Training processes, launched by accelerate/torchrun."""
     max_batch_tokens: PositiveInt = how(16384)
-    """Tokens, padding included, of one forward pass in sampling and scoring."""
+    """Tokens, padding included, that sampling holds at a time, and of one forward pass in scoring."""
     threads: PositiveInt | None = how(None)
     """Threads of a CPU run; torch's choice when absent."""
 

@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 def pack_linears(model: nn.Module) -> int:
     """Replace the linear layers of a model that is only run from now on; where the processor has no use for it, none.
 
-    Layers that are watched by hooks, or are more than a plain linear layer (adapters, quantised ones), stay.
+    Layers that are watched by hooks, or are more than a plain linear layer (quantised ones), stay.
 
     Returns:
         How many layers were replaced.

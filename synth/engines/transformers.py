@@ -23,6 +23,9 @@ from synth.engines.step import span_of
 # New rows enter when this share of the slots is free: seldom enough that prefills are batches, often enough that
 # passes stay large.
 REFILL_SHARE = 0.125
+# Tokens of one prefill, which holds at least one prompt: enough rows for large products, few enough for the cache of a
+# processor.
+PREFILL_TOKENS = 2048
 # Prompt places for this many times the prompts that the slots' rows would make if each had all its samples running:
 # a prompt stays until its longest sample ends.
 PROMPT_ROOM = 2.0
@@ -103,19 +106,19 @@ def plan_batches(
     """
     ordered = sorted(requests, key=lambda request: (-len(request.prompt_ids), request.key))
     while ordered:
-        num_samples = max(len(request.seeds) for request in ordered)
+        num_samples = max(1.0, sum(len(request.seeds) for request in ordered) / len(ordered))
 
-        def room(request: Request, num_samples: int = num_samples) -> float:
-            return span_of(max_completion_tokens) + PROMPT_ROOM * span_of(len(request.prompt_ids)) / max(num_samples, 1)
+        def room(request: Request, num_samples: float = num_samples) -> float:
+            return span_of(max_completion_tokens) + PROMPT_ROOM * span_of(len(request.prompt_ids)) / num_samples
 
         most = room(ordered[0])
         group = [request for request in ordered if room(request) > most / 2]
         ordered = ordered[len(group) :]
         wanted = sum(len(request.seeds) for request in group)
         num_slots = min(max(int(max_batch_tokens / most), 1), wanted)
-        num_prompts = math.ceil(PROMPT_ROOM * num_slots / max(num_samples, 1)) + 1
         if wanted:
-            yield BatchPlan(group, num_slots, num_prompts)
+            parts = sum(-(-len(request.seeds) // num_slots) for request in group)
+            yield BatchPlan(group, num_slots, min(math.ceil(PROMPT_ROOM * num_slots / num_samples) + 1, parts))
 
 
 def _split(requests: Sequence[Request], num_slots: int) -> Iterator[Request]:
@@ -148,7 +151,7 @@ def _take(pending: deque[Request], num_free: int, num_free_prompts: int) -> list
     taken: list[Request] = []
     while (
         pending
-        and len(taken) < num_free_prompts
+        and len(taken) < min(num_free_prompts, max(1, PREFILL_TOKENS // width))
         and prefill_width(len(pending[0].prompt_ids)) == width
         and len(pending[0].seeds) <= num_free
     ):

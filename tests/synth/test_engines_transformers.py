@@ -133,6 +133,26 @@ def test_a_sample_does_not_depend_on_its_batch(tiny_model_dir, sampling):
     assert alone == {name: reference[name] for name in alone}
 
 
+@pytest.mark.slow
+def test_long_samples_do_not_depend_on_their_batch(tiny_tokenizer, tmp_path):
+    """Grouped heads, several runs of ages, rows that are arranged anew: the same bits, in one worker or many shards."""
+    folder = folder_with(Qwen3Config(**SMALL, **{**HEADS, "max_position_embeddings": 512}), tiny_tokenizer, tmp_path)
+    requests = make_requests(num_prompts=8, num_samples=6, longest=70)
+    sampling = params(max_completion_tokens=200, stop_ids=(6, 7))
+    reference = collect(TransformersEngine(folder), requests, sampling)
+    lengths = [len(sample.ids) for sample in reference.values()]
+    assert min(lengths) < 64 and max(lengths) > 128
+    engine = TransformersEngine(folder, max_batch_tokens=4000)  # 14 to 16 rows at a time
+    assert collect(engine, requests[::-1], sampling) == reference
+    parts = [slice(0, 1), slice(3, 6), slice(1, 3)]  # as after kills: some samples of a prompt are there already
+    for request in requests[:2]:
+        shards: dict[tuple[str, int], Sample] = {}
+        for part in parts:
+            one = Request(request.key, request.prompt_ids, (), request.seeds[part], request.sample_indices[part])
+            shards |= collect(engine, [one], sampling)
+        assert shards == {name: reference[name] for name in shards}
+
+
 def test_samples_of_one_prompt_differ(tiny_model_dir):
     samples = collect(TransformersEngine(tiny_model_dir), make_requests(num_prompts=1, num_samples=20), params())
     assert len({sample.ids for sample in samples.values()}) == 20

@@ -114,6 +114,20 @@ def test_one_in_ten_requests_fails_and_nothing_is_lost_or_twice():
     assert len(server.bodies) > 215
 
 
+def test_answers_in_another_order_and_doubled_ones_find_their_requests():
+    """Every other reply is late, so that replies overtake each other; some carry their answer twice."""
+    requests = make_requests(10, 3)
+
+    def fault(number, body):
+        return "slow" if number % 2 else "two choices" if number % 5 == 4 else None
+
+    with FaultyServer(fault) as server:
+        samples = list(make_engine(server).generate(requests, PARAMS))
+        check_all_there({(sample.key, sample.sample_index): sample for sample in samples}, requests)
+    order = [(sample.key, sample.sample_index) for sample in samples]
+    assert len(order) == 30 and order != sorted(order)
+
+
 @pytest.mark.parametrize("fault", sorted(set(REPLIES) - {"filtered", "cut", "empty"}))
 def test_a_reply_that_makes_no_sense_is_asked_again(fault):
     requests = make_requests(1, 2)
