@@ -20,7 +20,9 @@ from posttrain.core.errors import PosttrainError
 REFUSED_PATHS = frozenset(
     {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 )
+DATE = "what a template that prints today's date shall print, '26 Jul 2024'"
 MODEL = "Hugging Face folder; with --engine openai the served name; with scripted FILE.py:FUNCTION, or echo"
+WORKERS = "processes, each with a model of its own; with openai 32 requests under way for each"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
@@ -159,11 +161,11 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-completion-tokens", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", required=True, help="folder")
-    parser.add_argument("--date", help="what a template that prints today's date shall print, '26 Jul 2024'")
+    parser.add_argument("--date", help=DATE)
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
-    parser.add_argument("--workers", type=_count, default=1, help="processes, each with a model of its own")
+    parser.add_argument("--workers", type=_count, default=1, help=WORKERS)
     parser.add_argument("--ray", metavar="ADDRESS", help=RAY)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
@@ -171,6 +173,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "score", "files:score", "score completions with a reward model")
     parser.add_argument("--reward-model", required=True, help="Hugging Face folder")
     parser.add_argument("--completions", required=True, help="JSON Lines or Parquet")
+    parser.add_argument("--date", help=DATE)
     parser.add_argument("--out", required=True, help="folder")
     parser.add_argument("--workers", type=_count, default=1, help="processes, each with a model of its own")
     parser.add_argument("--ray", metavar="ADDRESS", help=RAY)

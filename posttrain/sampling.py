@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import Execution
+from posttrain.config import EndpointModel, Execution
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.model_files import check_model_dir, resolve
@@ -27,6 +27,8 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     """
     if args.ray is not None and args.engine != "transformers":
         raise DataError(f"--ray belongs to --engine transformers, not {args.engine}; leave one of them out")
+    if args.workers > 1 and args.engine == "vllm":
+        raise DataError("--engine vllm shares the accelerators out by itself; leave --workers out")
     if args.engine == "openai":
         return dataclasses.asdict(_sample_endpoint(args, progress))
     if args.base_url is not None:
@@ -80,7 +82,15 @@ def _sample_over_ray(
     execution = Execution(kind="ray", address=args.ray, workers=args.workers, device=args.device)
     with open_ray_engine(model, execution, args.dtype) as engine:
         return sample_completions(
-            args.prompts, engine, tokenizer, args.num_completions, params, args.seed, args.out, progress=progress
+            args.prompts,
+            engine,
+            tokenizer,
+            args.num_completions,
+            params,
+            args.seed,
+            args.out,
+            date=args.date,
+            progress=progress,
         )
 
 
@@ -91,7 +101,9 @@ def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> S
         raise DataError("--date is for a chat template of ours; a server writes its own, so leave it out")
     if args.base_url is None:
         raise DataError("--engine openai needs --base-url, the address of the server ending in /v1")
-    engine = OpenAIEngine(args.base_url, args.model, api_key_env=args.api_key_env)
+    # A worker here is a share of the requests under way.
+    concurrency = EndpointModel.model_fields["concurrency"].default * args.workers
+    engine = OpenAIEngine(args.base_url, args.model, api_key_env=args.api_key_env, concurrency=concurrency)
     params = params_of(_sampling(args), None, None)
     return sample_completions(
         args.prompts, engine, None, args.num_completions, params, args.seed, args.out, progress=progress

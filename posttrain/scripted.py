@@ -29,6 +29,8 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     """
     if args.base_url is not None:
         raise DataError("--base-url belongs to --engine openai; leave it out or choose that engine")
+    if args.ray is not None:
+        raise DataError("--ray belongs to --engine transformers, not scripted; leave one of them out")
     if args.date is not None:
         raise DataError("--date is for a chat template, and a script gets messages; leave it out")
     params = SamplingParams(args.temperature, args.top_p, args.top_k, args.max_completion_tokens, stop_ids=())

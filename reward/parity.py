@@ -58,19 +58,24 @@ def compare(
     ids_list: Sequence[Ids],
     groups: Sequence[Hashable],
     max_batch_tokens: int,
+    longest: int | None = None,
 ) -> Parity:
     """Score rows one at a time and in batches, in packs where those agree.
+
+    Args:
+        longest: tokens of the longest row of the job, where that is not among these.
 
     Raises nothing where packs do not agree: it warns, and the model is remembered as one for padded batches.
     """
     if not ids_list:
         return Parity(why_not_packed(model, 0), 0, None)
     alone = torch.cat([last_token_hidden(model, [ids]) for ids in ids_list])
-    why = why_not_packed(model, max(map(len, ids_list)))
+    why = why_not_packed(model, longest or max(map(len, ids_list)))
     together, why_unlike = None, None
     if why is None:
         together, why_unlike = _packed_like(model, alone, ids_list, groups, max_batch_tokens)
-        _known[model] = why_unlike
+        if why_unlike is not None or len(set(groups)) < len(groups):  # else no prompt was shared
+            _known[model] = why_unlike
     if together is None:
         together = _in_order(padded_hidden(model, ids_list, max_batch_tokens))
     scores = zip(head_scores(head, together), head_scores(head, alone), strict=True)

@@ -13,6 +13,7 @@ from posttrain.core.chat import encode_example
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt
+from posttrain.core.shared_prefix import why_not_packed
 from reward.errors import RewardError
 from reward.forward import apply_head, head_scores, last_token_scores, packed_hidden, padded_hidden
 from reward.ids import Row, completion_text
@@ -116,7 +117,11 @@ def measure_noise(
     encoded, _ = _encode([rows[index] for index in chosen], tokenizer, limit, date)
     kept = affordable(model, list(encoded.values()), list(encoded), len(rows))
     groups = [_prompt_of(rows[chosen[place]]) for place in kept]
-    return compare(model, score_head(model), [encoded[place] for place in kept], groups, max_batch_tokens)
+    longest = None
+    if limit is None or why_not_packed(model, limit) is not None:  # then the longest row of all decides
+        every, _ = _encode(rows, tokenizer, limit, date)
+        longest = max(map(len, every.values()), default=None)
+    return compare(model, score_head(model), [encoded[place] for place in kept], groups, max_batch_tokens, longest)
 
 
 def score_pairs(

@@ -21,7 +21,7 @@ def score_shard(job: ScoreJob, shard: int, num_shards: int, progress: Progress |
     """Score the rows of one shard that no journal holds, and journal them batch by batch."""
     device = job.device
     if num_shards > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_shards))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_shards))
         if device == "cuda":
             device = f"cuda:{shard % torch.cuda.device_count()}"
     journals = Path(job.out) / "journal"

@@ -122,7 +122,7 @@ def draw_missing(
     todo = job.prompts.usable(lambda place: job.has(place) and bool(done.missing(place)))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
         requests = list(_requests(part, done, job, tokenizer, limit, journal))
-        for sample in _answers(engine, requests, job.params, journal):
+        for sample in _drawn(engine, requests, job.params, journal) if requests else ():
             # At once, each by itself: no sample that an engine has given is asked for again after a kill.
             journal.append([_journal_row(sample)])
             count += 1
@@ -161,7 +161,7 @@ def _requests(
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _answers(
+def _drawn(
     engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
 ) -> Iterator[Sample]:
     try:

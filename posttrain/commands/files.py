@@ -46,6 +46,7 @@ def score(args: Namespace) -> None:
         reward_model=args.reward_model,
         completions=args.completions,
         out=args.out,
+        date=args.date,
         dtype=args.dtype,
         device=args.device if args.ray else device_of(Execution(device=args.device)),
     )

@@ -60,7 +60,12 @@ class RayPool(Generic[T]):
         self.num_workers = num_workers
         self._open_work = open_work
         self._connected_here = connect(address)
-        self._device = cluster_device(device)
+        try:
+            self._device = cluster_device(device)
+        except BaseException:
+            if self._connected_here:
+                disconnect()
+            raise
         gpus = 1 if self._device == "cuda" else 0
         options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         self._worker_class = ray.remote(**options)(RayWorker)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from posttrain.core.packed_linear import PackedLinear
 from posttrain.core.packing import Pack
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
 
@@ -100,7 +101,8 @@ def _only_at(model: PreTrainedModel, places_R: Tensor) -> Iterator[None]:
     layers = getattr(model.base_model, "layers", None)
     last = layers[-1] if isinstance(layers, nn.ModuleList) else None
     attention, mlp = getattr(last, "self_attn", None), getattr(last, "mlp", None)
-    dense = isinstance(getattr(mlp, "down_proj", None), nn.Linear)  # experts return more than hidden states
+    # Experts return more than hidden states.
+    dense = isinstance(getattr(mlp, "down_proj", None), (nn.Linear, PackedLinear))
     with ExitStack() as stack:
         for part in (mlp if dense else None, getattr(attention, "q_proj", None), getattr(attention, "o_proj", None)):
             if isinstance(part, nn.Module):

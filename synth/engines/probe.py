@@ -14,15 +14,15 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from posttrain.core.batching import token_logprobs
 from posttrain.core.chat import encode_prompt
-from posttrain.core.errors import ModelError
+from posttrain.core.errors import DataError, ModelError
 from synth.engines.base import EngineError, Request, SamplingParams
 from synth.engines.running import RunningBatch
 from synth.engines.step import ATTENTION
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _PROBE = [{"role": "user", "content": "Name three primary colours, then say which of them you like best, and why."}]
-_ANSWER = "Red, yellow and blue. I like blue best: it is the colour of the sea on a clear day, and of a good sky."
-# Tokens of the answer that are compared.
+_COMPLETION = "Red, yellow and blue. I like blue best: it is the colour of the sea on a clear day, and of a good sky."
+# Tokens of the completion that are compared.
 _MOST_TOKENS = 24
 # Mean difference in nats above which the engine does not run the model that a plain forward pass runs.
 _TOLERANCE = {torch.float32: 1e-3}
@@ -45,30 +45,49 @@ def require_known_layers(config: PretrainedConfig) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """Hold a text as tokens, and the log-probs that a plain forward pass gives the tokens of its answer.
+    """Hold a text as tokens, and the log-probs that a plain forward pass gives the tokens of its completion.
 
     Attributes:
         prompt: token ids.
-        answer: token ids that follow.
-        logprobs_T: of the answer's tokens, in nats, float32.
+        completion: token ids that follow.
+        logprobs_T: of the completion's tokens, in nats, float32.
     """
 
     prompt: list[int]
-    answer: list[int]
+    completion: list[int]
     logprobs_T: Tensor
 
 
 @torch.inference_mode()
 def take_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Probe:
     """Run a fixed text through the model as it was loaded."""
-    prompt = encode_prompt(tokenizer, _PROBE, date="1 Jan 2025")
-    answer = tokenizer(_ANSWER, add_special_tokens=False)["input_ids"][:_MOST_TOKENS]
+    try:
+        prompt = encode_prompt(tokenizer, _PROBE, date="1 Jan 2025")
+    except DataError:  # a template that wants more than one message of a user
+        prompt = tokenizer(str(_PROBE[0]["content"]), add_special_tokens=False)["input_ids"]
+    completion = tokenizer(_COMPLETION, add_special_tokens=False)["input_ids"][:_MOST_TOKENS]
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None:  # a tiny context still has to hold the probe
         prompt = prompt[: max(1, room // 2)]
-        answer = answer[: max(1, room - len(prompt))]
-    ids_1T = torch.tensor([prompt + answer], device=model.device)
-    return Probe(prompt, answer, token_logprobs(model, ids_1T, torch.ones_like(ids_1T))[0, len(prompt) :])
+        completion = completion[: max(1, room - len(prompt))]
+    ids_1T = torch.tensor([prompt + completion], device=model.device)
+    return Probe(prompt, completion, token_logprobs(model, ids_1T, torch.ones_like(ids_1T))[0, len(prompt) :])
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Give the tokens that prompt and completion may have together, None where the configuration does not say.
+
+    Where positions are stretched as a batch grows longer ('dynamic', 'longrope'), this is the length up to which they
+    are not: beyond it a row's numbers would depend on its neighbours.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if any(kind in str(rope) for kind in ("dynamic", "longrope")):
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        return min(context, original) if context and original else original or context
+    return context
 
 
 def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
@@ -87,7 +106,7 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
         try:
             if probe_difference(model, probe) <= limit:
                 return
-        except ModelError:  # its layers ask for more than slots have
+        except (ModelError, TypeError):  # its layers ask for more than slots have, or hand nothing down to attention
             pass
         model.set_attn_implementation(own)
     difference = probe_difference(model, probe)
@@ -105,11 +124,11 @@ def probe_difference(model: PreTrainedModel, probe: Probe) -> float:
     drawn: list[Tensor] = []
 
     def forced(logits_NV: Tensor, _: np.ndarray, __: SamplingParams) -> Tensor:
-        token = probe.answer[len(drawn)]
+        token = probe.completion[len(drawn)]
         drawn.append(torch.log_softmax(logits_NV[0].float(), dim=-1)[token])
         return torch.full((len(logits_NV),), token, device=logits_NV.device)
 
-    params = SamplingParams(1.0, 1.0, 0, len(probe.answer), stop_ids=())
+    params = SamplingParams(1.0, 1.0, 0, len(probe.completion), stop_ids=())
     batch = RunningBatch(model, params, num_slots=2, num_prompts=1, longest_prompt=len(probe.prompt), draw=forced)
     batch.admit([Request("probe", tuple(probe.prompt), (), seeds=(0, 1), sample_indices=(0, 1))])
     while batch.num_active:

@@ -16,7 +16,7 @@ from posttrain.core.model_files import model_hash
 from posttrain.core.models import load_causal_lm, load_config
 from posttrain.core.packed_linear import pack_linears
 from synth.engines.base import Request, Sample, SamplingParams
-from synth.engines.probe import choose_attention, require_known_layers, take_probe
+from synth.engines.probe import choose_attention, context_of, require_known_layers, take_probe
 from synth.engines.running import FinishedRow, RunningBatch, prefill_width
 from synth.engines.step import span_of
 
@@ -26,6 +26,8 @@ REFILL_SHARE = 0.125
 # Tokens of one prefill, which holds at least one prompt: enough rows for large products, few enough for the cache of a
 # processor.
 PREFILL_TOKENS = 2048
+# Prompts of one prefill: each keeps a row of logits for every length among them.
+PREFILL_PROMPTS = 32
 # Prompt places for this many times the prompts that the slots' rows would make if each had all its samples running:
 # a prompt stays until its longest sample ends.
 PROMPT_ROOM = 2.0
@@ -63,7 +65,7 @@ class TransformersEngine:
         self.model = model_hash(model_dir)
         config = load_config(model_dir).get_text_config()
         require_known_layers(config)
-        self.context_tokens: int | None = getattr(config, "max_position_embeddings", None)
+        self.context_tokens: int | None = context_of(config)
         self.identity = {"kind": self.kind, "model": self.model, "dtype": dtype}
         # Loaded at the first request: a run that is complete already opens no weights.
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
@@ -109,7 +111,9 @@ def plan_batches(
         num_samples = max(1.0, sum(len(request.seeds) for request in ordered) / len(ordered))
 
         def room(request: Request, num_samples: float = num_samples) -> float:
-            return span_of(max_completion_tokens) + PROMPT_ROOM * span_of(len(request.prompt_ids)) / num_samples
+            # A prompt that runs has a row that runs, so that more prompts than rows never do.
+            prompts_per_row = min(PROMPT_ROOM / num_samples, 1.0)
+            return span_of(max_completion_tokens) + prompts_per_row * span_of(prefill_width(len(request.prompt_ids)))
 
         most = room(ordered[0])
         group = [request for request in ordered if room(request) > most / 2]
@@ -118,7 +122,8 @@ def plan_batches(
         num_slots = min(max(int(max_batch_tokens / most), 1), wanted)
         if wanted:
             parts = sum(-(-len(request.seeds) // num_slots) for request in group)
-            yield BatchPlan(group, num_slots, min(math.ceil(PROMPT_ROOM * num_slots / num_samples) + 1, parts))
+            num_prompts = math.ceil(PROMPT_ROOM * num_slots * len(group) / wanted) + 1
+            yield BatchPlan(group, num_slots, min(num_prompts, num_slots, parts))
 
 
 def _split(requests: Sequence[Request], num_slots: int) -> Iterator[Request]:
@@ -151,7 +156,7 @@ def _take(pending: deque[Request], num_free: int, num_free_prompts: int) -> list
     taken: list[Request] = []
     while (
         pending
-        and len(taken) < min(num_free_prompts, max(1, PREFILL_TOKENS // width))
+        and len(taken) < min(num_free_prompts, PREFILL_PROMPTS, max(1, PREFILL_TOKENS // width))
         and prefill_width(len(pending[0].prompt_ids)) == width
         and len(pending[0].seeds) <= num_free
     ):

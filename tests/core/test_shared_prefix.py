@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from posttrain.core import attention, segment_attention
+from posttrain.core.models import load_reward_model
 from posttrain.core.packing import shared_prefix_packs
 from posttrain.core.shared_prefix import UnsupportedModel, hidden_states, last_hidden_states, why_not_packed
 
@@ -148,3 +149,16 @@ def test_learned_positions_serve_too(rows):
             got = last_hidden_states(model, pack)
         for row, hidden in zip(pack.rows, got, strict=True):
             torch.testing.assert_close(hidden, alone(model, rows[0][row])[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_reward_models_last_layer_works_at_the_last_tokens_alone(tiny_reward_model_dir):
+    """Loaded for scoring, its layers are packed ones; the MLP of the last layer sees one token a row all the same."""
+    model = load_reward_model(tiny_reward_model_dir)
+    (pack,) = shared_prefix_packs([[2, 9, 10, 11], [2, 9, 10, 12, 13], [2, 9, 10, 14]], ["p"] * 3, 1000)
+    seen = []
+    layers = model.base_model.layers
+    for layer in layers:
+        layer.mlp.down_proj.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    with torch.inference_mode():
+        last_hidden_states(model, pack)
+    assert seen == [len(pack.ids)] * (len(layers) - 1) + [3]

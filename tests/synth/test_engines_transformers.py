@@ -22,7 +22,8 @@ from transformers import (
 
 from posttrain.core.errors import ModelError
 from synth.engines.base import Request, Sample, SamplingParams, sample_seed
-from synth.engines.transformers import TransformersEngine
+from synth.engines.probe import context_of
+from synth.engines.transformers import TransformersEngine, plan_batches
 
 VOCABULARY = 48
 STOPS = (6, 7)
@@ -151,6 +152,30 @@ def test_long_samples_do_not_depend_on_their_batch(tiny_tokenizer, tmp_path):
             one = Request(request.key, request.prompt_ids, (), request.seeds[part], request.sample_indices[part])
             shards |= collect(engine, [one], sampling)
         assert shards == {name: reference[name] for name in shards}
+
+
+def test_slots_and_prompt_places_share_the_budget():
+    def asked(num_prompts, prompt_tokens, num_samples):
+        return [
+            Request(f"p{i}", (9,) * prompt_tokens, (), tuple(range(num_samples)), tuple(range(num_samples)))
+            for i in range(num_prompts)
+        ]
+
+    # One sample a prompt: a row takes 512 + 2,048 columns, and 32,768 hold 12.
+    (plan,) = plan_batches(asked(40, 2048, 1), max_completion_tokens=512, max_batch_tokens=32768)
+    assert (plan.num_slots, plan.num_prompts) == (12, 12)
+    # Eight samples: 64 columns and two eighths of 128; 341 rows, and places for twice the prompts that they make.
+    (plan,) = plan_batches(asked(100, 128, 8), max_completion_tokens=64, max_batch_tokens=32768)
+    assert (plan.num_slots, plan.num_prompts) == (341, 87)
+    # Long prompts do not take the short ones' rows: 20,000 tokens stand apart from 20.
+    long, short = plan_batches(asked(2, 20_000, 8) + asked(9, 20, 8), max_completion_tokens=64, max_batch_tokens=32768)
+    assert len(long.requests) == 2 and len(short.requests) == 9 and short.num_slots == 72
+
+
+def test_stretched_positions_bound_the_context():
+    assert context_of(Qwen3Config(**SMALL, **HEADS)) == 256
+    stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
+    assert context_of(Qwen3Config(**SMALL, **HEADS, rope_parameters=stretched)) == 64
 
 
 def test_samples_of_one_prompt_differ(tiny_model_dir):

@@ -27,7 +27,7 @@ def model_and_tokenizer(tiny_model_dir):
 def test_decoding_agrees_with_a_plain_pass(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     probe = take_probe(model, tokenizer)
-    assert len(probe.answer) > 8
+    assert len(probe.completion) > 8
     choose_attention(model, probe, "tiny")
     assert model.config._attn_implementation == ATTENTION
     assert probe_difference(model, probe) < 1e-5
