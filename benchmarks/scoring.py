@@ -179,7 +179,7 @@ def main() -> None:
         model = model.to(args.device, dtype).eval()
         print(f"{dtype} on {args.device}", flush=True)
         ours = copy.deepcopy(model)
-        pack_linears(ours)  # as load_reward_model does
+        pack_linears(ours.base_model)  # as load_reward_model does; the head stays in float32
         probe = draw(SHORT.draw(2 * NUM_COMPLETIONS, torch.Generator().manual_seed(0)), torch.Generator())
         why = why_padded(ours, ours.score, probe.ids, probe.groups, MAX_BATCH_TOKENS)
         if why is not None:
