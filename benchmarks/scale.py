@@ -6,7 +6,7 @@ takes (start-up, mostly imports) stands before each run and is subtracted from i
 The verdict is on the processor's seconds, since a run of 1,000 rows is mostly start-up and a neighbour on the machine
 moves the clock by more than what is measured; the clock's ratio stands beside it.
 
-    python benchmarks/scale.py [--runs 5] [--num-completions 1]
+    python benchmarks/scale.py [--runs 5] [--num-completions 4]
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main() -> int:
     """Measure, print, and return 1 where the claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="of the largest size; smaller ones are run more often")
-    parser.add_argument("--num-completions", type=int, default=1)
+    parser.add_argument("--num-completions", type=int, default=4)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         return 0 if report(measure(Path(folder), args.runs, args.num_completions)) else 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from posttrain.core.chat import load_tokenizer
-from posttrain.core.files import Journal, content_hash, read_jsonl_lenient
+from posttrain.core.files import Journal, read_jsonl_lenient
 from posttrain.core.models import load_reward_model
 from reward.noise import noise_path, write_noise
 from reward.score import Progress, iter_scores, measure_noise
@@ -26,14 +26,15 @@ def score_shard(job: ScoreJob, shard: int, num_shards: int, progress: Progress |
             device = f"cuda:{shard % torch.cuda.device_count()}"
     journals = Path(job.out) / "journal"
     rows, _, _ = read_completions(job.completions)
-    mine = [row for row in rows if shard_of(row, num_shards) == shard]
+    shards = shards_of(rows, num_shards)
+    mine = [row for row in rows if shards[row["prompt_id"]] == shard]
     done = _journaled_keys(journals)
     missing = [row for row in mine if key_of(row) not in done]
     if not missing:
         return
     tokenizer = load_tokenizer(job.reward_model)
     model = load_reward_model(job.reward_model, dtype=job.dtype, device=device)
-    if shard_of(rows[0], num_shards) == shard and not noise_path(Path(job.out)).exists():
+    if shards[rows[0]["prompt_id"]] == shard and not noise_path(Path(job.out)).exists():
         # One process does it, before it scores, over the rows of all: the number depends neither on who nor on when.
         noise = measure_noise(rows, model, tokenizer, job.max_batch_tokens, job.max_tokens, job.date)
         write_noise(Path(job.out), noise.rows, noise.max_difference, noise.why_padded)
@@ -46,9 +47,10 @@ def score_shard(job: ScoreJob, shard: int, num_shards: int, progress: Progress |
                 progress(finished, len(mine))
 
 
-def shard_of(row: Mapping[str, Any], num_shards: int) -> int:
-    """Give the shard of a row: by prompt, so that the completions of a prompt meet in one worker."""
-    return int(content_hash(row["prompt_id"]), 16) % num_shards
+def shards_of(rows: Iterable[Mapping[str, Any]], num_shards: int) -> dict[str, int]:
+    """Deal prompts out to shards in turn, so that the completions of a prompt meet in one worker."""
+    names = dict.fromkeys(row["prompt_id"] for row in rows)
+    return {name: place % num_shards for place, name in enumerate(names)}
 
 
 def _journaled_keys(journals: Path) -> set[Key]:

@@ -119,7 +119,7 @@ def draw_missing(
     limit = prompt_limit(job, engine.context_tokens)
     count = done.num_samples
     next_report = 0.0
-    todo = job.prompts.usable(lambda place: job.has(place) and bool(done.missing(place)))
+    todo = job.prompts.usable(job.turns(done.missing))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
         requests = list(_requests(part, done, job, tokenizer, limit, journal))
         for sample in _drawn(engine, requests, job.params, journal) if requests else ():

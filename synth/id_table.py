@@ -40,10 +40,6 @@ class IdTable:
         place = self._slots[self._slot(_digest(name))]
         return None if place == _FREE else place
 
-    def share(self, place: int, num_shares: int) -> int:
-        """Tell which of `num_shares` parts the id at a place belongs to; it follows from the id alone."""
-        return int.from_bytes(self._at(place)[-8:], "big") % num_shares
-
     def _at(self, place: int) -> bytearray:
         return self._digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from typing import Any
 
 from posttrain.core.errors import DataError
@@ -34,10 +35,18 @@ class Job:
         """Count the samples that are wanted, of all workers together."""
         return len(self.prompts) * self.num_completions
 
-    def has(self, place: int) -> bool:
-        """Tell whether a prompt belongs to this job's share."""
+    def turns(self, missing: Callable[[int], Sequence[int]]) -> Callable[[int], bool]:
+        """Make a test for the prompts that this job is to draw: of those that lack samples, dealt in turn, its share.
+
+        Args:
+            missing: the sample indices that a prompt lacks, the same for all workers.
+
+        Returns:
+            A test to be asked once for each place, in order.
+        """
         number, count = self.share
-        return count == 1 or self.prompts.ids.share(place, count) == number
+        turn = cycle(range(count))
+        return lambda place: bool(missing(place)) and next(turn) == number
 
     def asked(self, identity: Mapping[str, str]) -> dict[str, Any]:
         """Write down all that shapes the samples."""

@@ -125,10 +125,10 @@ def draw_with_workers(
 
 
 def shares_of(job: Job, done: SampleIndex, num_workers: int) -> dict[int, Job]:
-    """Deal the prompts out by the hash of their id; workers that have nothing to draw are left out."""
-    places = (place for place in range(len(job.prompts)) if done.missing(place))
-    numbers = {job.prompts.ids.share(place, num_workers) for place in places}
-    return {number: replace(job, share=(number, num_workers)) for number in sorted(numbers)}
+    """Deal the prompts that lack samples out in turn; workers that would get none are left out."""
+    lacking = sum(bool(done.missing(place)) for place in range(len(job.prompts)))
+    count = min(num_workers, lacking)
+    return {number: replace(job, share=(number, count)) for number in range(count)}
 
 
 def _round(

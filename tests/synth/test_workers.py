@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,18 +28,26 @@ def calls_in(folder: Path) -> list[tuple[str, int]]:
     return [(line.split()[0], int(line.split()[1])) for line in (folder / "calls").read_text().splitlines()]
 
 
-def test_shares_hold_every_prompt_once_whatever_the_order():
-    def names(rows):
-        job = make_job(rows, 1, PARAMS, 0, None, None)
-        shares = shares_of(job, SampleIndex(job.prompts, 1, []), 4)
-        return {
-            number: {row["prompt_id"] for _, row in share.prompts.usable(share.has)} for number, share in shares.items()
-        }
+@pytest.mark.parametrize(("num_prompts", "sizes"), [(40, [10] * 4), (10, [3, 3, 2, 2]), (3, [1, 1, 1]), (0, [])])
+def test_shares_are_equal_and_hold_every_prompt_once(num_prompts, sizes):
+    job = make_job(prompts(num_prompts), 1, PARAMS, 0, None, None)
+    done = SampleIndex(job.prompts, 1, [])
+    shares = shares_of(job, done, 4)
+    names = [[row["prompt_id"] for _, row in s.prompts.usable(s.turns(done.missing))] for s in shares.values()]
+    assert [len(share) for share in names] == sizes
+    assert len({name for share in names for name in share}) == num_prompts
 
-    forwards = names(prompts(40))
-    assert sorted(forwards) == [0, 1, 2, 3]
-    assert sum(len(share) for share in forwards.values()) == 40
-    assert names(prompts(40)[::-1]) == forwards
+
+def test_what_a_kill_left_over_is_dealt_out_anew():
+    """Of 40 prompts the even ones are done; two workers get ten of the rest each."""
+    job = make_job(prompts(40), 1, PARAMS, 0, None, None)
+
+    def missing(place):
+        return [0] if place % 2 else []
+
+    tests = [replace(job, share=(number, 2)).turns(missing) for number in (0, 1)]
+    parts = [[place for place in range(40) if wanted(place)] for wanted in tests]
+    assert parts == [list(range(1, 40, 4)), list(range(3, 40, 4))]
 
 
 @pytest.mark.slow
