@@ -61,7 +61,8 @@ def _attend_plainly(
 ) -> tuple[Tensor, Tensor]:
     """Attend by two matrix products and a softmax in float32: on any device, with gradients."""
     copies = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(copies, dim=1), value.repeat_interleave(copies, dim=1)
+    if copies > 1:
+        key, value = key.repeat_interleave(copies, dim=1), value.repeat_interleave(copies, dim=1)
     step = max(1, _MOST_LOGITS // (query.shape[0] * query.shape[1] * key.shape[2]))
     outs, weights = [], []
     for start in range(0, query.shape[2], step):
