@@ -62,7 +62,21 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         engine = VllmEngine(model, args.dtype)
     else:
         engine = TransformersEngine(model, args.dtype, device)
-    summary = sample_completions(
+    return dataclasses.asdict(_draw(args, engine, tokenizer, params, progress))
+
+
+def _sample_over_ray(
+    args: Namespace, model: Path, tokenizer: Any, params: SamplingParams, progress: Callable[[int, int], None]
+) -> SamplingSummary:
+    execution = Execution(kind="ray", address=args.ray, workers=args.workers, device=args.device)
+    with open_ray_engine(model, execution, args.dtype) as engine:
+        return _draw(args, engine, tokenizer, params, progress)
+
+
+def _draw(
+    args: Namespace, engine: Engine, tokenizer: Any, params: SamplingParams, progress: Callable[[int, int], None]
+) -> SamplingSummary:
+    return sample_completions(
         args.prompts,
         engine,
         tokenizer,
@@ -73,25 +87,6 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         date=args.date,
         progress=progress,
     )
-    return dataclasses.asdict(summary)
-
-
-def _sample_over_ray(
-    args: Namespace, model: Path, tokenizer: Any, params: SamplingParams, progress: Callable[[int, int], None]
-) -> SamplingSummary:
-    execution = Execution(kind="ray", address=args.ray, workers=args.workers, device=args.device)
-    with open_ray_engine(model, execution, args.dtype) as engine:
-        return sample_completions(
-            args.prompts,
-            engine,
-            tokenizer,
-            args.num_completions,
-            params,
-            args.seed,
-            args.out,
-            date=args.date,
-            progress=progress,
-        )
 
 
 def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> SamplingSummary:
@@ -105,9 +100,7 @@ def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> S
     concurrency = EndpointModel.model_fields["concurrency"].default * args.workers
     engine = OpenAIEngine(args.base_url, args.model, api_key_env=args.api_key_env, concurrency=concurrency)
     params = params_of(_sampling(args), None, None)
-    return sample_completions(
-        args.prompts, engine, None, args.num_completions, params, args.seed, args.out, progress=progress
-    )
+    return _draw(args, engine, None, params, progress)
 
 
 def _sampling(args: Namespace) -> dict[str, Any]:
