@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,10 @@ def test_a_worker_refuses_files_that_are_another_model(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(job, tmp_path, cluster):
+def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(job, tmp_path, cluster, monkeypatch):
+    from slow_workers import SlowRewardModel
+
+    monkeypatch.setattr("reward.score_ray.OpenRewardModel", partial(SlowRewardModel, folder=str(tmp_path)))
     here = replace(job, out=str(tmp_path / "here"), max_batch_tokens=2048)
     score_file(here)
     kills, counts = [], []

@@ -10,7 +10,6 @@ from collections import Counter
 
 import pytest
 from scripted_workers import PARAMS, Opener, RefusingOpener, prompts
-from slow_workers import SlowOpener
 
 from posttrain.cli import main
 from posttrain.config import Execution
@@ -25,6 +24,8 @@ from synth.engines.scripted import ScriptedEngine
 from synth.engines.transformers import TransformersEngine
 
 pytest.importorskip("ray")
+from slow_workers import SlowOpener  # noqa: E402
+
 from synth.engines.ray import Chunk, RayEngine, ray_engine, unfinished  # noqa: E402
 
 LIKE = ScriptedEngine(lambda *_: "")
