@@ -38,14 +38,16 @@ class Layout:
         buckets: places of the tokens of segments of like length, (N, L) each; after a segment's end its last token.
         order_T: the row of the buckets' tokens, one bucket after the other, that holds each token.
         prefixes: (queries, keys) of each prompt, in the order of the pack.
+        plainly: see `attend`.
     """
 
     buckets: list[Tensor]
     order_T: Tensor
     prefixes: list[tuple[slice, slice]]
+    plainly: bool = False
 
 
-def layout(pack: Pack, device: torch.device) -> Layout:
+def layout(pack: Pack, device: torch.device, plainly: bool = False) -> Layout:
     """Lay out the segments of a pack for the attention function, once for all layers."""
     grouped: list[list[Segment]] = []
     for segment in sorted(pack.segments, key=lambda segment: -segment.length):
@@ -63,7 +65,7 @@ def layout(pack: Pack, device: torch.device) -> Layout:
             places.append([*range(segment.start, stop), *[stop - 1] * (width - segment.length)])
             offset += width
         buckets.append(torch.tensor(places, device=device))
-    return Layout(buckets, torch.tensor(order, device=device), _prefixes(pack))
+    return Layout(buckets, torch.tensor(order, device=device), _prefixes(pack), plainly)
 
 
 def _prefixes(pack: Pack) -> list[tuple[slice, slice]]:
@@ -101,7 +103,9 @@ def _attention(
     out_THD, weight_TH = _own(query_THD, key_TGD, value_TGD, shared_prefix, scale)
     parts, done = [], 0
     for queries, keys in shared_prefix.prefixes:
-        seen, weight = attend(query[:, :, queries], key[:, :, keys], value[:, :, keys], scale)
+        seen, weight = attend(
+            query[:, :, queries], key[:, :, keys], value[:, :, keys], scale, plainly=shared_prefix.plainly
+        )
         seen_QHD, weight_QH = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
         joined_QHD = join(out_THD[queries], weight_TH[queries], seen_QHD, weight_QH)
         parts += [out_THD[done : queries.start], joined_QHD]
@@ -114,7 +118,9 @@ def _own(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, layout: Layout, 
     outs, weights = [], []
     for places_NL in layout.buckets:
         query_NHLD, key_NGLD, value_NGLD = (x[places_NL].transpose(1, 2) for x in (query_THD, key_TGD, value_TGD))
-        out_NHLD, weight_NHL = attend(query_NHLD, key_NGLD, value_NGLD, scale, causal=True)
+        out_NHLD, weight_NHL = attend(
+            query_NHLD, key_NGLD, value_NGLD, scale, causal=True, plainly=layout.plainly
+        )
         outs.append(out_NHLD.transpose(1, 2).flatten(0, 1))
         weights.append(weight_NHL.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs)[layout.order_T], torch.cat(weights)[layout.order_T]
