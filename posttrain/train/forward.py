@@ -46,6 +46,7 @@ class Forward:
 
     def __init__(self, model: Any, longest: int) -> None:
         self._model = model
+        self._own_attention: str = model.config._attn_implementation
         self.why_padded = why_not_packed(model, longest)
         self._linear: tuple[nn.Module | None, bool] = (None, False)  # a head, and whether its product is the logits
 
@@ -92,8 +93,13 @@ class Forward:
         if self.why_padded is not None:
             yield
             return
+        with self._attending(NAME):
+            yield
+
+    @contextmanager
+    def _attending(self, name: str) -> Iterator[None]:
         before = self._model.config._attn_implementation
-        self._model.set_attn_implementation(NAME)
+        self._model.set_attn_implementation(name)
         try:
             yield
         finally:
@@ -185,7 +191,8 @@ class Forward:
             seen.append(hidden_BTH)
             return hidden_BTH
 
-        with _before(head, remember), torch.autocast(self._model.device.type, enabled=False):
+        without = torch.autocast(self._model.device.type, enabled=False)
+        with _before(head, remember), without, self._attending(self._own_attention):
             logits = self._model(input_ids=ids_BT, use_cache=False)
         self._model.train(was_training)
         if not seen:
@@ -202,7 +209,7 @@ class Forward:
                 positions = torch.tensor([pack.positions], device=part["ids"].device)
                 inputs = {"input_ids": part["ids"], "position_ids": positions}
                 inputs["shared_prefix"] = layout(pack, part["ids"].device, plainly=True)
-                if not getattr(self._model, "is_gradient_checkpointing", False):  # which runs a layer a second time
+                if not getattr(self._model, "is_activation_checkpointing", False):  # which runs a layer a second time
                     stack.enter_context(only_at(self._model, places_N.unique()))
             return model(**inputs, use_cache=False).logits  # type: ignore[no-any-return]
 

@@ -80,24 +80,24 @@ def ranking(*texts, **columns):
 
 def test_a_ranking_holds_its_prompt_once_and_counts_as_all_of_its_pairs(tiny_tokenizer):
     strengths = ["better", "significantly_better", "marginally_better"]
-    rows = as_rankings([ranking("edited cat", "chosen", "rejected", strengths=strengths)])
+    rows = as_rankings([ranking("cat dog", "bird", "fish", strengths=strengths)])
     dataset, _ = tokenize_rankings(rows, tiny_tokenizer, RewardModelConfig(max_steps=1, margin=True))
     row = dataset[0]
     assert (row["better"], row["worse"]) == ([0, 0, 1], [1, 2, 2])
     assert row["margin"] == pytest.approx([2 / 3, 1.0, 0.0])
     part = RankingCollator(dataset, tiny_tokenizer.pad_token_id, packed=True).part([0])
-    # <bos> <user> red <end> <assistant>, then edited cat <end>, chosen <end>, rejected <end>.
+    # <bos> <user> red <end> <assistant>, then cat dog <end>, bird <end>, fish <end>.
     assert part["ids"].shape == (1, 5 + 3 + 2 + 2)
     assert part["places"].tolist() == [7, 9, 11]
     assert (part["counts"].tolist(), part["num_tokens"]) == ([3.0], 3 * 5 + 7)
 
 
-def test_equal_answers_of_a_ranking_are_no_pair(tiny_tokenizer):
-    config = RewardModelConfig(max_steps=1, max_drop_rate=0.5)
-    rows = as_rankings([ranking("cat", "cat", "dog"), ranking("cat", "cat", "cat")])
-    dataset, intake = tokenize_rankings(rows, tiny_tokenizer, config)
+def test_answers_of_a_ranking_that_are_equal_once_they_are_cut_are_no_pair(tiny_tokenizer):
+    config = RewardModelConfig(max_steps=1, max_tokens=7, max_drop_rate=0.5, max_truncated_rate=1.0)
+    rows = as_rankings([ranking("cat dog bird", "cat dog fish", "dog"), ranking("cat dog bird", "cat dog fish")])
+    dataset, intake = tokenize_rankings(rows, tiny_tokenizer, config)  # two tokens are left of each answer
     assert (dataset[0]["better"], dataset[0]["worse"]) == ([0, 1], [2, 2])
-    assert intake.summary()["dropped"] == {"all answers are equal": 1}
+    assert intake.summary()["dropped"] == {"chosen equals rejected": 1}
 
 
 def test_rankings_train_as_their_pairs_do(tiny_model_dir, tmp_path, metrics_of, weights_of, largest_difference):
