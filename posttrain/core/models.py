@@ -98,7 +98,7 @@ def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32", de
         deviation = float(getattr(model.config.get_text_config(), "initializer_range", 0.02))
         with torch.no_grad():
             _head(model).weight.normal_(0.0, deviation, generator=generator)
-    return model.to(device)
+    return model.to(device)  # type: ignore[arg-type]
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, out_dir: PathLike) -> None:
