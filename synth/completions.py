@@ -54,7 +54,7 @@ def sample_completions(
         out_dir: gets completions.jsonl, rejects.jsonl, summary.json and request.json.
         max_prompt_tokens: longer prompts are rejected, as are those that leave no room in the model's context.
         date: what a template that prints today's date shall print.
-        progress: called with (samples there, samples wanted) now and then.
+        progress: called with (samples there or refused, samples wanted) now and then, at the end with all of them.
 
     Raises:
         DataError: `out_dir` holds the samples of another request, or there is no such file.
@@ -117,15 +117,15 @@ def draw_missing(
 ) -> None:
     """Draw the samples of `job` that are not done yet, each into the journal as soon as it is finished."""
     limit = prompt_limit(job, engine.context_tokens)
-    count = done.num_samples
+    count = job.num_samples - done.num_missing
     next_report = 0.0
     todo = job.prompts.usable(job.turns(done.missing))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
         requests = list(_requests(part, done, job, tokenizer, limit, journal))
-        for sample in _drawn(engine, requests, job.params, journal) if requests else ():
-            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
-            journal.append([_journal_row(sample)])
-            count += 1
+        # A sample that can never be drawn counts as done, else the progress would stay below its end.
+        count += sum(len(done.missing(place)) for place, _ in part) - sum(len(request.seeds) for request in requests)
+        for settled in _draw(engine, requests, job.params, journal) if requests else ():
+            count += settled
             if progress is not None and time.monotonic() >= next_report:
                 progress(count, job.num_samples)
                 next_report = time.monotonic() + REPORT_SECONDS
@@ -161,13 +161,20 @@ def _requests(
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _drawn(
+def _draw(
     engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
-) -> Iterator[Sample]:
+) -> Iterator[int]:
+    """Write samples and refusals into the journal, and yield each time how many samples that settles."""
+    left = {request.key: len(request.seeds) for request in requests}
     try:
-        yield from engine.generate(requests, params)
+        for sample in engine.generate(requests, params):
+            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
+            journal.append([_journal_row(sample)])
+            left[sample.key] -= 1
+            yield 1
     except RequestsRefused as refused:
         journal.append({"prompt_id": name, "reason": reason} for name, reason in refused.reasons.items())
+        yield sum(left.get(name, 0) for name in refused.reasons)
 
 
 def _journal_row(sample: Sample) -> Row:
