@@ -16,8 +16,8 @@ from posttrain.core.model_files import model_hash
 from posttrain.core.models import load_causal_lm, load_config
 from posttrain.core.packed_linear import pack_linears
 from synth.engines.base import Request, Sample, SamplingParams
-from synth.engines.probe import choose_attention, context_of, require_known_layers, take_probe
-from synth.engines.running import FinishedRow, RunningBatch, prefill_width
+from synth.engines.probe import choose_attention, require_known_layers, take_probe
+from synth.engines.running import FinishedRow, RunningBatch, context_of, prefill_width
 from synth.engines.step import span_of
 
 # New rows enter when this share of the slots is free: seldom enough that prefills are batches, often enough that
