@@ -10,8 +10,9 @@ from typing import Any
 
 from posttrain.core.errors import PosttrainError
 from posttrain.core.files import read_rows
-from posttrain.core.formats import read_checked_rows, read_numbered, read_prompts
+from posttrain.core.formats import read_checked_rows, read_numbered
 from posttrain.core.model_files import check_model_dir
+from posttrain.core.prompts import read_prompts
 from posttrain.functions import function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
