@@ -8,7 +8,7 @@ import pytest
 
 from reward import score_shard
 from reward.noise import undecided_prompts
-from reward.score_files import ScoreJob, score_file
+from reward.score_files import ScoreJob, score_with_workers
 
 
 def completion(prompt, index, text):
@@ -30,7 +30,7 @@ def job(tmp_path, tiny_reward_model_dir):
 
 
 def test_the_summary_tells_the_noise(job):
-    summary = score_file(replace(job, dtype="bfloat16"))
+    summary = score_with_workers(replace(job, dtype="bfloat16"))
     noise = summary["noise"]
     assert noise["rows"] == 16 and 0 < noise["max_difference"] < 0.1
     assert 0 <= summary["undecided_prompts"] <= 12 and summary["padded_because"] is None
@@ -38,7 +38,7 @@ def test_the_summary_tells_the_noise(job):
 
 
 def test_a_run_that_goes_on_after_a_kill_reports_the_noise_of_its_start(job, tmp_path, monkeypatch):
-    whole = score_file(replace(job, out=str(tmp_path / "whole")))
+    whole = score_with_workers(replace(job, out=str(tmp_path / "whole")))
     real = score_shard.iter_scores
 
     def stops_after_one(*arguments):
@@ -47,15 +47,15 @@ def test_a_run_that_goes_on_after_a_kill_reports_the_noise_of_its_start(job, tmp
 
     monkeypatch.setattr(score_shard, "iter_scores", stops_after_one)
     with pytest.raises(KeyboardInterrupt):
-        score_file(job)
+        score_with_workers(job)
     monkeypatch.setattr(score_shard, "iter_scores", real)
     monkeypatch.setattr(score_shard, "measure_noise", lambda *_: pytest.fail("measured again"))
-    assert score_file(job) == whole
+    assert score_with_workers(job) == whole
 
 
 def test_a_file_without_a_row_that_can_be_scored_has_no_noise(job):
     Path(job.completions).write_text(json.dumps(completion(0, 0, "cat " * 400)) + "\n")
-    summary = score_file(job)
+    summary = score_with_workers(job)
     assert summary["noise"] == {"rows": 0, "max_difference": None} and summary["undecided_prompts"] is None
 
 

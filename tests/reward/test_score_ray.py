@@ -14,7 +14,7 @@ import pytest
 from posttrain.cli import main
 from posttrain.core.errors import ModelError
 from posttrain.core.ray_queue import deal
-from reward.score_files import ScoreJob, score_file, score_with_workers
+from reward.score_files import ScoreJob, score_with_workers
 
 pytest.importorskip("ray")
 from reward.score_ray import OpenRewardModel, unscored  # noqa: E402
@@ -82,7 +82,7 @@ def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(job, tmp_path, cl
 
     monkeypatch.setattr("reward.score_ray.OpenRewardModel", partial(SlowRewardModel, folder=str(tmp_path)))
     here = replace(job, out=str(tmp_path / "here"), max_batch_tokens=2048)
-    score_file(here)
+    score_with_workers(here)
     kills, counts = [], []
 
     def kill_once(count, total):
@@ -120,6 +120,6 @@ def test_the_command_goes_on_with_what_one_process_began(job, tmp_path, cluster,
     assert json.loads(capsys.readouterr().out)["scored"] == 400
     assert 0 < saved < 400 and len(keys_of(job.out)) == 400 - saved
     whole = replace(job, out=str(tmp_path / "here"), max_batch_tokens=2048)
-    score_file(whole)
+    score_with_workers(whole)
     assert scores_of(job.out) == pytest.approx(scores_of(whole.out), abs=1e-6)
     assert main(["score", *command[1:-1], "127.0.0.1:1"]) == 0  # all is there: no cluster is needed
