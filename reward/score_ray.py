@@ -102,9 +102,10 @@ def unscored(task: Groups, entries: Sequence[Row], apart: bool) -> list[Groups]:
 
 
 def _score(job: ScoreJob, model: Any, tokenizer: Any, task: Groups) -> Iterator[Row]:
-    from reward.score import iter_scores
+    from reward.score import RowEncoder, iter_scores
 
     rows = [row for group in task for row in group]
-    for batch in iter_scores(rows, model, tokenizer, job.max_batch_tokens, job.max_tokens, job.date):
+    encoder = RowEncoder(model, tokenizer, job.max_tokens, job.date)
+    for batch in iter_scores(rows, model, encoder, job.max_batch_tokens):
         for index, result in batch:
             yield {**ids_of(rows[index]), **result}

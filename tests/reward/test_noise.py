@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, MistralConfig
 
-from reward import score_shard
+from reward import encoding, score_shard
 from reward.noise import undecided_prompts
 from reward.score_files import ScoreJob, score_with_workers
 
@@ -51,6 +53,29 @@ def test_a_run_that_goes_on_after_a_kill_reports_the_noise_of_its_start(job, tmp
     monkeypatch.setattr(score_shard, "iter_scores", real)
     monkeypatch.setattr(score_shard, "measure_noise", lambda *_: pytest.fail("measured again"))
     assert score_with_workers(job) == whole
+
+
+@pytest.mark.parametrize("window", [16, 4096])
+def test_every_row_is_encoded_once(window, job, tiny_tokenizer, tmp_path, monkeypatch):
+    """Whether a window is shorter than the longest row, all rows have to tell, before any is scored."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"vocab_size": len(tiny_tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 6}
+    config = MistralConfig(**sizes, **ids, num_key_value_heads=2, sliding_window=window, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "windowed")
+    tiny_tokenizer.save_pretrained(tmp_path / "windowed")
+    real, seen = encoding.encode_example, []
+
+    def counted(tokenizer, prompt, completion, **options):
+        seen.append(completion[0]["content"])
+        return real(tokenizer, prompt, completion, **options)
+
+    monkeypatch.setattr(encoding, "encode_example", counted)
+    summary = score_with_workers(replace(job, reward_model=str(tmp_path / "windowed")))
+    assert summary["scored"] == 48 == len(seen)
+    # Prompt 3 has four words ("say", three times "cat") and answers of up to 11; five control tokens are around them.
+    shorter = "sliding_window is 16 and the longest row has 20 tokens"
+    assert summary["padded_because"] == (shorter if window == 16 else None)
 
 
 def test_a_file_without_a_row_that_can_be_scored_has_no_noise(job):
