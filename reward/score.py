@@ -15,7 +15,8 @@ from reward.encoding import Result, RowEncoder
 from reward.errors import RewardError
 from reward.forward import apply_head, head_scores, last_token_scores, packed_hidden, padded_hidden
 from reward.ids import Row
-from reward.parity import Parity, affordable, compare, probe, why_padded
+from reward.noise import Noise
+from reward.parity import affordable, compare, probe, why_padded
 
 __all__ = [
     "RowEncoder",
@@ -95,17 +96,29 @@ def iter_scores(
 
 
 def measure_noise(
-    rows: Sequence[Mapping[str, Any]], model: PreTrainedModel, encoder: RowEncoder, max_batch_tokens: int
-) -> Parity:
-    """Score some of the rows, up to 64, one at a time and in batches, and say how far their scores moved."""
-    chosen = probe(model, [_prompt_of(row) for row in rows], len(rows))
+    rows: Sequence[Mapping[str, Any]],
+    model: PreTrainedModel,
+    encoder: RowEncoder,
+    max_batch_tokens: int,
+    num_rows: int | None = None,
+) -> Noise:
+    """Score some of the rows, up to 64, one at a time and in batches, and say how far their scores moved.
+
+    Args:
+        rows: of a job, or 64 of them that are spread over it.
+        num_rows: of the job, where it has more.
+    """
+    num_rows = num_rows or len(rows)
+    chosen = probe(model, [_prompt_of(row) for row in rows], num_rows)
     encoded, _ = encoder.encode([rows[index] for index in chosen])
-    kept = affordable(model, list(encoded.values()), list(encoded), len(rows))
+    kept = affordable(model, list(encoded.values()), list(encoded), num_rows)
     groups = [_prompt_of(rows[chosen[place]]) for place in kept]
     longest = None
     if encoder.limit is None or why_not_packed(model, encoder.limit) is not None:  # then the longest row decides
         longest = encoder.longest(rows)
-    return compare(model, score_head(model), [encoded[place] for place in kept], groups, max_batch_tokens, longest)
+    ids_list = [encoded[place] for place in kept]
+    parity = compare(model, score_head(model), ids_list, groups, max_batch_tokens, longest)
+    return Noise(parity.rows, parity.max_difference, parity.why_padded)
 
 
 def score_pairs(

@@ -38,8 +38,7 @@ def score_shard(job: ScoreJob, shard: int, num_shards: int, progress: Progress |
     encoder.encode(missing)  # before the measurement, which looks at all rows but keeps none
     if shards[rows[0]["prompt_id"]] == shard and not noise_path(Path(job.out)).exists():
         # One process does it, before it scores, over the rows of all: the number depends neither on who nor on when.
-        noise = measure_noise(rows, model, encoder, job.max_batch_tokens)
-        write_noise(Path(job.out), noise.rows, noise.max_difference, noise.why_padded)
+        write_noise(Path(job.out), measure_noise(rows, model, encoder, job.max_batch_tokens))
     finished = len(mine) - len(missing)
     with Journal(journals / f"scores-{shard}.jsonl") as journal:
         for batch in iter_scores(missing, model, encoder, job.max_batch_tokens):
