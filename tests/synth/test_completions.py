@@ -137,6 +137,18 @@ def test_the_same_again_does_nothing(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+def test_versions_are_reported_and_bind_nobody(tmp_path):
+    """Neither another version nor a folder that is older than the field is another request."""
+    first = sample(prompts(2), ScriptedEngine(echo), tmp_path)
+    assert list(first.versions) == ["posttrain"]
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**stored, "versions": {"posttrain": "0.0.1"}}))
+    assert sample(prompts(2), ScriptedEngine(echo), tmp_path).versions == {"posttrain": "0.0.1"}
+    del stored["versions"]
+    (tmp_path / "summary.json").write_text(json.dumps(stored))
+    assert sample(prompts(2), ScriptedEngine(echo), tmp_path).versions == {}
+
+
 def test_another_request_into_the_same_folder_is_refused_and_named(tmp_path):
     sample(prompts(2), ScriptedEngine(echo), tmp_path)
     hotter = SamplingParams(1.3, 1.0, 0, 8, ())

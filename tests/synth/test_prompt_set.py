@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import random
 
 import pytest
+import transformers
 
 from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
 from posttrain.core.errors import DataError
@@ -194,6 +196,11 @@ def test_all_that_shapes_a_sample_is_stored_and_is_part_of_the_request(tmp_path,
     }
     assert json.loads((tmp_path / "request.json").read_text()) == summary.sampling
     assert {row["model"] for row in read_rows(tmp_path / "completions.jsonl")} == {engine.model}
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert stored["versions"] == {
+        "posttrain": importlib.metadata.version("posttrain"),
+        **{"torch": importlib.metadata.version("torch"), "transformers": transformers.__version__},
+    }
 
 
 @pytest.mark.parametrize(("temperature", "flagged"), [(0.69, False), (0.7, True)])
