@@ -66,6 +66,8 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     path = section.get("path")
     if section.get("kind") == "folder" and isinstance(path, str):
         yield from _caught(f"{where}.path", partial(check_model_dir, path))
+    if section.get("kind") == "endpoint" and isinstance(section.get("local_copy"), str):
+        yield from _caught(f"{where}.local_copy", partial(check_model_dir, section["local_copy"]))
     if section.get("kind") == "file" and isinstance(path, str):
         if where == "annotate.annotator":
             yield from _label_faults(where, path, _num_rounds(data))

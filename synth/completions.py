@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
-from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams, sample_seed
+from synth.engines.base import (
+    Engine,
+    EngineError,
+    ProbeReport,
+    Request,
+    RequestsRefused,
+    Sample,
+    SamplingParams,
+    sample_seed,
+)
 from synth.prompt_set import PromptSet
 from synth.prompt_sources import Prompts
 from synth.sample_index import SampleIndex
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Report = Callable[[int, int], None]
+# Draws what is missing, and tells of the check at the engine's start where it knows of one.
+Draw = Callable[[SampleIndex], ProbeReport | None]
 
 # Prompts are tokenised and handed to the engine in parts of this many, so that memory stays flat.
 PROMPTS_AT_ONCE = 2048
@@ -63,14 +74,15 @@ def sample_completions(
     job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
     store = SampleStore(out_dir, job.asked(engine.identity))
 
-    def draw(done: SampleIndex) -> None:
+    def draw(done: SampleIndex) -> ProbeReport | None:
         with store.journal("samples") as journal:
             draw_missing(job, done, engine, tokenizer, journal, progress)
+        return engine.probe
 
     return run_job(job, store, engine.model, draw)
 
 
-def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[SampleIndex], None]) -> SamplingSummary:
+def run_job(job: Job, store: SampleStore, model: str, draw: Draw) -> SamplingSummary:
     """Call `draw` with what is there already, unless all is; then write the finished files."""
     finished = store.summary()
     if finished is None:
@@ -82,17 +94,17 @@ def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[SampleInde
     return SamplingSummary(**finished)
 
 
-def _finish(job: Job, store: SampleStore, model: str, draw: Callable[[SampleIndex], None]) -> SamplingSummary:
+def _finish(job: Job, store: SampleStore, model: str, draw: Draw) -> SamplingSummary:
     started = time.monotonic()
     before = store.index(job.prompts, job.num_completions)
     num_tokens = before.num_tokens
-    draw(before)
+    probe = draw(before)
     del before
     seconds = time.monotonic() - started
     index = store.index(job.prompts, job.num_completions)
     _refuse_gaps(job.prompts, index)
     tally = store.finish(job.prompts, index, model)
-    summary = summarize(job, store.asked, tally, index.num_refused, seconds, index.num_tokens - num_tokens)
+    summary = summarize(job, store.asked, tally, index.num_refused, seconds, index.num_tokens - num_tokens, probe)
     store.close(asdict(summary))
     return summary
 
@@ -124,7 +136,7 @@ def draw_missing(
         requests = list(_requests(part, done, job, tokenizer, limit, journal))
         # A sample that can never be drawn counts as done, else the progress would stay below its end.
         count += sum(len(done.missing(place)) for place, _ in part) - sum(len(request.seeds) for request in requests)
-        for settled in _draw(engine, requests, job.params, journal) if requests else ():
+        for settled in _settle(engine, requests, job.params, journal) if requests else ():
             count += settled
             if progress is not None and time.monotonic() >= next_report:
                 progress(count, job.num_samples)
@@ -161,7 +173,7 @@ def _requests(
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _draw(
+def _settle(
     engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
 ) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""

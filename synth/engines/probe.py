@@ -74,8 +74,11 @@ def take_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pr
     return Probe(prompt, completion, token_logprobs(model, ids_1T, torch.ones_like(ids_1T))[0, len(prompt) :])
 
 
-def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
+def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> float:
     """Let the model attend over slots where that gives the probe's log-probs, else over assembled keys and values.
+
+    Returns:
+        The mean difference that is left, in nats a token.
 
     Raises:
         ModelError: the log-probs are no numbers.
@@ -88,8 +91,9 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
     if _is_plain(model.config.get_text_config()):
         model.set_attn_implementation(ATTENTION)
         try:
-            if probe_difference(model, probe) <= limit:
-                return
+            difference = probe_difference(model, probe)
+            if difference <= limit:
+                return difference
         except (ModelError, TypeError):  # its layers ask for more than slots have, or hand nothing down to attention
             pass
         model.set_attn_implementation(own)
@@ -100,6 +104,7 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
             f"(limit {limit:g}) - {name}, probed at start - its samples would not be this model's; "
             "use another engine ('vllm', or 'openai' with a server)"
         )
+    return difference
 
 
 @torch.inference_mode()
