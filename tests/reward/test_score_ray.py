@@ -92,6 +92,7 @@ def test_a_worker_refuses_files_that_are_another_model(job, tmp_path):
 
 @pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(job, tmp_path, cluster, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "synth")  # where the workers look too
     from slow_workers import SlowRewardModel
 
     monkeypatch.setattr("reward.score_ray.OpenRewardModel", partial(SlowRewardModel, folder=str(tmp_path)))
