@@ -15,20 +15,14 @@ from pathlib import Path
 
 import torch
 
+from posttrain.practice.word_tokenizer import CONTROL_TOKENS, word_tokenizer
+
 VOCABULARY = 32_000
 PROMPT_TOKENS = 128
 NUM_COMPLETIONS = 8
-CONTROL_TOKENS = ("<|pad|>", "<|unk|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 NUM_WORDS = VOCABULARY - len(CONTROL_TOKENS)
 # bos, user mark, end of turn, assistant mark: what the template adds to the words of a prompt of one message.
 TEMPLATE_TOKENS = 4
-TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}{{ '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -49,26 +43,6 @@ class LengthMix:
 
 SHORT = LengthMix(20, 64)
 LONG = LengthMix(100, 512)
-
-
-def make_tokenizer():
-    """Make a tokenizer in which a word is a token, with a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    names = [*CONTROL_TOKENS, *(f"w{i}" for i in range(NUM_WORDS))]
-    backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<|unk|>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|bos|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        unk_token="<|unk|>",
-        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
 
 
 def llama_config(**changes):
@@ -99,7 +73,7 @@ def save_model(folder: Path, reward_model: bool = False) -> Path:
     kind, labels = (LlamaForSequenceClassification, {"num_labels": 1}) if reward_model else (LlamaForCausalLM, {})
     model = kind(llama_config(**labels))
     model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    word_tokenizer(f"w{i}" for i in range(NUM_WORDS)).save_pretrained(folder)
     return folder
 
 

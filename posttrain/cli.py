@@ -23,6 +23,8 @@ REFUSED_PATHS = frozenset(
 DATE = "what a template that prints today's date shall print, '26 Jul 2024'"
 MODEL = "Hugging Face folder; with --engine openai the served name; with scripted FILE.py:FUNCTION, or echo"
 WORKERS = "processes, each with a model of its own; with openai 32 requests under way for each"
+LOCAL_COPY = "with --engine openai, a folder with the model that is served: compare log-probs before the first sample"
+UNCHECKED = "with --engine vllm, do not compare its log-probs with those of a plain forward pass at start"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
@@ -165,6 +167,8 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    parser.add_argument("--local-copy", metavar="DIR", help=LOCAL_COPY)
+    parser.add_argument("--unchecked", action="store_true", help=UNCHECKED)
     parser.add_argument("--workers", type=_count, default=1, help=WORKERS)
     parser.add_argument("--ray", metavar="ADDRESS", help=RAY)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -44,6 +44,7 @@ def open_engine(model_dir: Path | None, endpoint: EndpointModel | None, executio
             timeout_s=endpoint.timeout_seconds,
             dialect=endpoint.dialect,
             name=f"{endpoint.model}@{endpoint.revision}",  # a run may go on at another address
+            local_copy=endpoint.local_copy,
         )
     assert model_dir is not None
     use_threads(execution)

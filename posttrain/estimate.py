@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config import PracticePrompts, PromptFile
-from posttrain.core.formats import read_prompts
+from posttrain.core.prompts import read_prompts
 from posttrain.store.artifacts import Artifact
 
 Counts = tuple[int | None, int | None]

@@ -10,8 +10,9 @@ from typing import Any
 
 from posttrain.core.errors import PosttrainError
 from posttrain.core.files import read_rows
-from posttrain.core.formats import read_checked_rows, read_numbered, read_prompts
+from posttrain.core.formats import read_checked_rows, read_numbered
 from posttrain.core.model_files import check_model_dir
+from posttrain.core.prompts import read_prompts
 from posttrain.functions import function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
@@ -65,6 +66,8 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     path = section.get("path")
     if section.get("kind") == "folder" and isinstance(path, str):
         yield from _caught(f"{where}.path", partial(check_model_dir, path))
+    if section.get("kind") == "endpoint" and isinstance(section.get("local_copy"), str):
+        yield from _caught(f"{where}.local_copy", partial(check_model_dir, section["local_copy"]))
     if section.get("kind") == "file" and isinstance(path, str):
         if where == "annotate.annotator":
             yield from _label_faults(where, path, _num_rounds(data))

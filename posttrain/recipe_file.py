@@ -11,7 +11,7 @@ import yaml
 
 from posttrain.core.errors import PosttrainError
 
-PATH_KEYS = ("path", "template")
+PATH_KEYS = ("path", "local_copy")
 FUNCTION_KEYS = ("function", "edit_function", "check")
 
 
@@ -97,7 +97,7 @@ def _anchor_paths(value: Any, folder: Path) -> Any:
 def _anchored(key: str, value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return _anchor_paths(value, folder)
-    if key == "path" or (key in PATH_KEYS and value.endswith(".txt")):
+    if key in PATH_KEYS or (key == "template" and value.endswith(".txt")):
         return str(folder / Path(value).expanduser())
     if key in FUNCTION_KEYS and ".py:" in value:
         return str(folder / Path(value).expanduser())

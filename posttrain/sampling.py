@@ -29,10 +29,13 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         raise DataError(f"--ray belongs to --engine transformers, not {args.engine}; leave one of them out")
     if args.workers > 1 and args.engine == "vllm":
         raise DataError("--engine vllm shares the accelerators out by itself; leave --workers out")
+    if args.unchecked and args.engine != "vllm":
+        raise DataError(f"--unchecked belongs to --engine vllm, not {args.engine}; leave one of them out")
     if args.engine == "openai":
         return dataclasses.asdict(_sample_endpoint(args, progress))
-    if args.base_url is not None:
-        raise DataError("--base-url belongs to --engine openai; leave it out or choose that engine")
+    for option, value in (("--base-url", args.base_url), ("--local-copy", args.local_copy)):
+        if value is not None:
+            raise DataError(f"{option} belongs to --engine openai; leave it out or choose that engine")
     model = resolve(args.model)
     check_model_dir(model)
     tokenizer = load_tokenizer(model)
@@ -59,7 +62,7 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
     if args.engine == "vllm":
         from synth.engines.vllm import VllmEngine
 
-        engine = VllmEngine(model, args.dtype)
+        engine = VllmEngine(model, args.dtype, checked=not args.unchecked)
     else:
         engine = TransformersEngine(model, args.dtype, device)
     return dataclasses.asdict(_draw(args, engine, tokenizer, params, progress))
@@ -98,7 +101,15 @@ def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> S
         raise DataError("--engine openai needs --base-url, the address of the server ending in /v1")
     # A worker here is a share of the requests under way.
     concurrency = EndpointModel.model_fields["concurrency"].default * args.workers
-    engine = OpenAIEngine(args.base_url, args.model, api_key_env=args.api_key_env, concurrency=concurrency)
+    if args.local_copy is not None:
+        check_model_dir(args.local_copy)
+    engine = OpenAIEngine(
+        args.base_url,
+        args.model,
+        api_key_env=args.api_key_env,
+        concurrency=concurrency,
+        local_copy=args.local_copy,
+    )
     params = params_of(_sampling(args), None, None)
     return _draw(args, engine, None, params, progress)
 

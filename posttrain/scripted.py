@@ -27,8 +27,11 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         DataError: Options that do not fit the engine, no such function, or prompts that cannot be read.
         EngineError: The script failed; what it answered before is kept.
     """
-    if args.base_url is not None:
-        raise DataError("--base-url belongs to --engine openai; leave it out or choose that engine")
+    for option, value in (("--base-url", args.base_url), ("--local-copy", args.local_copy)):
+        if value is not None:
+            raise DataError(f"{option} belongs to --engine openai; leave it out or choose that engine")
+    if args.unchecked:
+        raise DataError("--unchecked belongs to --engine vllm, not scripted; leave one of them out")
     if args.ray is not None:
         raise DataError("--ray belongs to --engine transformers, not scripted; leave one of them out")
     if args.date is not None:

@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain.core.files import atomic_write
 from reward.ids import completion_text
+
+MOST_ROWS = 64
+_ROWS_OF_A_PROMPT = 8
+
+
+class Noise(NamedTuple):
+    """Hold what was measured; see `reward.parity.Parity`."""
+
+    rows: int
+    max_difference: float | None
+    why_padded: str | None
+
+
+def spread(groups: Sequence[Hashable], most: int) -> list[int]:
+    """Choose up to `most` rows, from prompts that stand evenly over the rows, up to eight rows of a prompt.
+
+    Args:
+        groups: the prompt of each row.
+
+    Returns:
+        Indices into `groups`, of one prompt side by side.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    prompts = list(members.values())
+    size = min(_ROWS_OF_A_PROMPT, max(map(len, prompts), default=1))
+    step = max(1, len(prompts) * size // most)
+    return [index for rows in prompts[::step] for index in rows[:_ROWS_OF_A_PROMPT]][:most]
 
 
 def noise_path(out: Path) -> Path:
@@ -16,10 +45,10 @@ def noise_path(out: Path) -> Path:
     return out / "journal" / "noise.json"
 
 
-def write_noise(out: Path, rows: int, max_difference: float | None, why_padded: str | None) -> None:
+def write_noise(out: Path, noise: Noise) -> None:
     """Keep what was measured."""
-    noise = {"rows": rows, "max_difference": max_difference}
-    atomic_write(noise_path(out), json.dumps({"noise": noise, "padded_because": why_padded}))
+    kept = {"rows": noise.rows, "max_difference": noise.max_difference}
+    atomic_write(noise_path(out), json.dumps({"noise": kept, "padded_because": noise.why_padded}))
 
 
 def noise_summary(out: Path, scored: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,9 +18,8 @@ from transformers import PreTrainedModel
 
 from posttrain.core.shared_prefix import UnsupportedModel, why_not_packed
 from reward.forward import Ids, head_scores, last_token_hidden, packed_hidden, padded_hidden
+from reward.noise import MOST_ROWS, spread
 
-MOST_ROWS = 64
-_ROWS_OF_A_PROMPT = 8
 # Of a job one row in 128 is compared, and one token in 20: a row alone computes its whole prompt, and in a small model
 # the calls cost more than the arithmetic (2,000 rows through 0.4 M parameters: 6 % of the time).
 _ROWS_FOR_ONE_COMPARED = 128
@@ -105,19 +104,13 @@ def why_padded(
 
 
 def probe(model: PreTrainedModel, groups: Sequence[Hashable], num_rows: int) -> list[int]:
-    """Choose up to 64 rows for a comparison, from prompts that stand evenly over the rows; fewer for a small job.
+    """Choose up to 64 rows for a comparison, as `spread` does; fewer for a small job.
 
-    Returns:
-        Indices into `groups`, of one prompt side by side.
+    Args:
+        groups: the prompts of the job's rows, or of up to 64 of them.
+        num_rows: of the job.
     """
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    most = min(MOST_ROWS, max(_least(model), num_rows // _ROWS_FOR_ONE_COMPARED))
-    prompts = list(members.values())
-    size = min(_ROWS_OF_A_PROMPT, max(map(len, prompts), default=1))
-    step = max(1, len(prompts) * size // most)
-    return [index for rows in prompts[::step] for index in rows[:_ROWS_OF_A_PROMPT]][:most]
+    return spread(groups, min(MOST_ROWS, max(_least(model), num_rows // _ROWS_FOR_ONE_COMPARED)))
 
 
 def affordable(model: PreTrainedModel, ids_list: Sequence[Ids], indices: Sequence[int], num_rows: int) -> list[int]:

@@ -9,19 +9,18 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.core.chat import encode_example
-from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
-from posttrain.core.formats import normalize_prompt
 from posttrain.core.shared_prefix import why_not_packed
+from reward.encoding import Result, RowEncoder
 from reward.errors import RewardError
 from reward.forward import apply_head, head_scores, last_token_scores, packed_hidden, padded_hidden
-from reward.ids import Row, completion_text
-from reward.parity import Parity, affordable, compare, probe, why_padded
+from reward.ids import Row
+from reward.noise import Noise
+from reward.parity import affordable, compare, probe, why_padded
 
 __all__ = [
+    "RowEncoder",
     "apply_head",
-    "context_length",
     "iter_scores",
     "last_token_scores",
     "measure_noise",
@@ -31,7 +30,6 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
-Result = dict[str, Any]  # {"score": float} or {"score": None, "drop_reason": str}
 
 
 def score_rows(
@@ -62,7 +60,7 @@ def score_rows(
     """
     scored = [{key: value for key, value in row.items() if key not in ("score", "drop_reason")} for row in rows]
     done = 0
-    for batch in iter_scores(scored, model, tokenizer, max_batch_tokens, max_tokens, date):
+    for batch in iter_scores(scored, model, RowEncoder(model, tokenizer, max_tokens, date), max_batch_tokens):
         for index, result in batch:
             scored[index].update(result)
         done += len(batch)
@@ -72,12 +70,7 @@ def score_rows(
 
 
 def iter_scores(
-    rows: Sequence[Mapping[str, Any]],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    max_batch_tokens: int,
-    max_tokens: int | None,
-    date: str | None,
+    rows: Sequence[Mapping[str, Any]], model: PreTrainedModel, encoder: RowEncoder, max_batch_tokens: int
 ) -> Iterator[list[tuple[int, Result]]]:
     """Score rows batch by batch, longest first, so that a batch that does not fit in memory fails at once.
 
@@ -88,8 +81,7 @@ def iter_scores(
         (index into `rows`, result) for each row of a batch; rows that cannot be encoded come first. Each index once.
     """
     head = score_head(model)
-    limit = context_length(model) if max_tokens is None else max_tokens
-    encoded, unusable = _encode(rows, tokenizer, limit, date)
+    encoded, unusable = encoder.encode(rows)
     if unusable:
         yield unusable
     indices, ids_list = list(encoded), list(encoded.values())
@@ -106,22 +98,27 @@ def iter_scores(
 def measure_noise(
     rows: Sequence[Mapping[str, Any]],
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: RowEncoder,
     max_batch_tokens: int,
-    max_tokens: int | None,
-    date: str | None,
-) -> Parity:
-    """Score some of the rows, up to 64, one at a time and in batches, and say how far their scores moved."""
-    chosen = probe(model, [_prompt_of(row) for row in rows], len(rows))
-    limit = context_length(model) if max_tokens is None else max_tokens
-    encoded, _ = _encode([rows[index] for index in chosen], tokenizer, limit, date)
-    kept = affordable(model, list(encoded.values()), list(encoded), len(rows))
+    num_rows: int | None = None,
+) -> Noise:
+    """Score some of the rows, up to 64, one at a time and in batches, and say how far their scores moved.
+
+    Args:
+        rows: of a job, or 64 of them that are spread over it.
+        num_rows: of the job, where it has more.
+    """
+    num_rows = num_rows or len(rows)
+    chosen = probe(model, [_prompt_of(row) for row in rows], num_rows)
+    encoded, _ = encoder.encode([rows[index] for index in chosen])
+    kept = affordable(model, list(encoded.values()), list(encoded), num_rows)
     groups = [_prompt_of(rows[chosen[place]]) for place in kept]
     longest = None
-    if limit is None or why_not_packed(model, limit) is not None:  # then the longest row of all decides
-        every, _ = _encode(rows, tokenizer, limit, date)
-        longest = max(map(len, every.values()), default=None)
-    return compare(model, score_head(model), [encoded[place] for place in kept], groups, max_batch_tokens, longest)
+    if encoder.limit is None or why_not_packed(model, encoder.limit) is not None:  # then the longest row decides
+        longest = encoder.longest(rows)
+    ids_list = [encoded[place] for place in kept]
+    parity = compare(model, score_head(model), ids_list, groups, max_batch_tokens, longest)
+    return Noise(parity.rows, parity.max_difference, parity.why_padded)
 
 
 def score_pairs(
@@ -168,36 +165,9 @@ def score_head(model: PreTrainedModel) -> nn.Module:
     return head
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """Return the longest row in tokens that the model has positions for, None where its config does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def _prompt_of(row: Mapping[str, Any]) -> str:
     prompt = row.get("prompt")
     return prompt if isinstance(prompt, str) else content_hash(prompt)
-
-
-def _encode(
-    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, limit: int | None, date: str | None
-) -> tuple[dict[int, list[int]], list[tuple[int, Result]]]:
-    encoded: dict[int, list[int]] = {}
-    unusable: list[tuple[int, Result]] = []
-    for index, row in enumerate(rows):
-        try:
-            prompt = normalize_prompt(row.get("prompt"))
-            completion = [{"role": "assistant", "content": completion_text(row.get("completion"))}]
-            # An empty answer is an answer, and a bad one; a score says so.
-            ids = encode_example(tokenizer, prompt, completion, date=date, allow_empty=True).ids
-        except DataError as error:
-            unusable.append((index, {"score": None, "drop_reason": str(error)}))
-            continue
-        if limit is not None and len(ids) > limit:
-            reason = f"too long: {len(ids)} tokens, the reward model reads {limit}"
-            unusable.append((index, {"score": None, "drop_reason": reason}))
-        else:
-            encoded[index] = ids
-    return encoded, unusable
 
 
 def _result(value: float) -> Result:

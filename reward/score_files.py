@@ -57,13 +57,8 @@ class ScoreJob:
     device: str = "cpu"
 
 
-def score_file(job: ScoreJob, progress: Progress | None = None) -> dict[str, Any]:
-    """Score a file in this process. See `score_with_workers`."""
-    return score_with_workers(job, num_workers=1, progress=progress)
-
-
 def score_with_workers(
-    job: ScoreJob, num_workers: int, progress: Progress | None = None, ray_address: str | None = None
+    job: ScoreJob, num_workers: int = 1, progress: Progress | None = None, ray_address: str | None = None
 ) -> dict[str, Any]:
     """Write `scored.jsonl` (the input's rows in order, with `score`), `rejects.jsonl` and `summary.json`.
 

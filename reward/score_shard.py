@@ -13,7 +13,7 @@ from posttrain.core.chat import load_tokenizer
 from posttrain.core.files import Journal, read_jsonl_lenient
 from posttrain.core.models import load_reward_model
 from reward.noise import noise_path, write_noise
-from reward.score import Progress, iter_scores, measure_noise
+from reward.score import Progress, RowEncoder, iter_scores, measure_noise
 from reward.score_files import Key, ScoreJob, ids_of, key_of, read_completions
 
 
@@ -34,13 +34,14 @@ def score_shard(job: ScoreJob, shard: int, num_shards: int, progress: Progress |
         return
     tokenizer = load_tokenizer(job.reward_model)
     model = load_reward_model(job.reward_model, dtype=job.dtype, device=device)
+    encoder = RowEncoder(model, tokenizer, job.max_tokens, job.date)
+    encoder.encode(missing)  # before the measurement, which looks at all rows but keeps none
     if shards[rows[0]["prompt_id"]] == shard and not noise_path(Path(job.out)).exists():
         # One process does it, before it scores, over the rows of all: the number depends neither on who nor on when.
-        noise = measure_noise(rows, model, tokenizer, job.max_batch_tokens, job.max_tokens, job.date)
-        write_noise(Path(job.out), noise.rows, noise.max_difference, noise.why_padded)
+        write_noise(Path(job.out), measure_noise(rows, model, encoder, job.max_batch_tokens))
     finished = len(mine) - len(missing)
     with Journal(journals / f"scores-{shard}.jsonl") as journal:
-        for batch in iter_scores(missing, model, tokenizer, job.max_batch_tokens, job.max_tokens, job.date):
+        for batch in iter_scores(missing, model, encoder, job.max_batch_tokens):
             journal.append({**ids_of(missing[index]), **result} for index, result in batch)
             finished += len(batch)
             if progress is not None:

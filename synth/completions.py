@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
-from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams, sample_seed
+from synth.engines.base import (
+    Engine,
+    EngineError,
+    ProbeReport,
+    Request,
+    RequestsRefused,
+    Sample,
+    SamplingParams,
+    sample_seed,
+)
 from synth.prompt_set import PromptSet
 from synth.prompt_sources import Prompts
 from synth.sample_index import SampleIndex
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Report = Callable[[int, int], None]
+# Draws what is missing, and tells of the check at the engine's start where it knows of one.
+Draw = Callable[[SampleIndex], ProbeReport | None]
 
 # Prompts are tokenised and handed to the engine in parts of this many, so that memory stays flat.
 PROMPTS_AT_ONCE = 2048
@@ -54,7 +65,7 @@ def sample_completions(
         out_dir: gets completions.jsonl, rejects.jsonl, summary.json and request.json.
         max_prompt_tokens: longer prompts are rejected, as are those that leave no room in the model's context.
         date: what a template that prints today's date shall print.
-        progress: called with (samples there, samples wanted) now and then.
+        progress: called with (samples there or refused, samples wanted) now and then, at the end with all of them.
 
     Raises:
         DataError: `out_dir` holds the samples of another request, or there is no such file.
@@ -63,14 +74,15 @@ def sample_completions(
     job = make_job(prompts, num_completions, params, seed, max_prompt_tokens, date)
     store = SampleStore(out_dir, job.asked(engine.identity))
 
-    def draw(done: SampleIndex) -> None:
+    def draw(done: SampleIndex) -> ProbeReport | None:
         with store.journal("samples") as journal:
             draw_missing(job, done, engine, tokenizer, journal, progress)
+        return engine.probe
 
     return run_job(job, store, engine.model, draw)
 
 
-def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[SampleIndex], None]) -> SamplingSummary:
+def run_job(job: Job, store: SampleStore, model: str, draw: Draw) -> SamplingSummary:
     """Call `draw` with what is there already, unless all is; then write the finished files."""
     finished = store.summary()
     if finished is None:
@@ -82,17 +94,17 @@ def run_job(job: Job, store: SampleStore, model: str, draw: Callable[[SampleInde
     return SamplingSummary(**finished)
 
 
-def _finish(job: Job, store: SampleStore, model: str, draw: Callable[[SampleIndex], None]) -> SamplingSummary:
+def _finish(job: Job, store: SampleStore, model: str, draw: Draw) -> SamplingSummary:
     started = time.monotonic()
     before = store.index(job.prompts, job.num_completions)
     num_tokens = before.num_tokens
-    draw(before)
+    probe = draw(before)
     del before
     seconds = time.monotonic() - started
     index = store.index(job.prompts, job.num_completions)
     _refuse_gaps(job.prompts, index)
     tally = store.finish(job.prompts, index, model)
-    summary = summarize(job, store.asked, tally, index.num_refused, seconds, index.num_tokens - num_tokens)
+    summary = summarize(job, store.asked, tally, index.num_refused, seconds, index.num_tokens - num_tokens, probe)
     store.close(asdict(summary))
     return summary
 
@@ -117,15 +129,15 @@ def draw_missing(
 ) -> None:
     """Draw the samples of `job` that are not done yet, each into the journal as soon as it is finished."""
     limit = prompt_limit(job, engine.context_tokens)
-    count = done.num_samples
+    count = job.num_samples - done.num_missing
     next_report = 0.0
     todo = job.prompts.usable(job.turns(done.missing))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
         requests = list(_requests(part, done, job, tokenizer, limit, journal))
-        for sample in _drawn(engine, requests, job.params, journal) if requests else ():
-            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
-            journal.append([_journal_row(sample)])
-            count += 1
+        # A sample that can never be drawn counts as done, else the progress would stay below its end.
+        count += sum(len(done.missing(place)) for place, _ in part) - sum(len(request.seeds) for request in requests)
+        for settled in _settle(engine, requests, job.params, journal) if requests else ():
+            count += settled
             if progress is not None and time.monotonic() >= next_report:
                 progress(count, job.num_samples)
                 next_report = time.monotonic() + REPORT_SECONDS
@@ -161,13 +173,20 @@ def _requests(
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _drawn(
+def _settle(
     engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
-) -> Iterator[Sample]:
+) -> Iterator[int]:
+    """Write samples and refusals into the journal, and yield each time how many samples that settles."""
+    left = {request.key: len(request.seeds) for request in requests}
     try:
-        yield from engine.generate(requests, params)
+        for sample in engine.generate(requests, params):
+            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
+            journal.append([_journal_row(sample)])
+            left[sample.key] -= 1
+            yield 1
     except RequestsRefused as refused:
         journal.append({"prompt_id": name, "reason": reason} for name, reason in refused.reasons.items())
+        yield sum(left.get(name, 0) for name in refused.reasons)
 
 
 def _journal_row(sample: Sample) -> Row:

@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import ListHash, content_hash
-from posttrain.core.formats import UnusablePrompt, duplicate_reject, usable_prompt
+from posttrain.core.prompts import sorted_out, usable_prompt
 from synth.id_table import IdTable
 from synth.prompt_sources import PromptSource
 
@@ -33,15 +33,8 @@ class PromptSet:
         self.ids = IdTable()
         self.num_rejects = 0
         digest = ListHash()
-        for line, mark, raw in source.entries():
-            self._marks.append(mark ^ line)
-            try:
-                row = usable_prompt(source.row(raw))
-            except UnusablePrompt:
-                self.num_rejects += 1
-                continue
-            if self.ids.add(row["prompt_id"]):
-                self._lines.append(line)
+        for _, row, usable in sorted_out(self._first_read(), self._note):
+            if usable:
                 digest.add([row["prompt_id"], content_hash(row)])
             else:
                 self.num_rejects += 1
@@ -66,17 +59,25 @@ class PromptSet:
         Raises:
             DataError: the source is not what it was.
         """
-        for place, line, raw in self._entries():
-            try:
-                row = usable_prompt(self._source.row(raw))
-            except UnusablePrompt as reason:
-                yield None, line, {"line": line, "prompt_id": reason.prompt_id, "reason": str(reason)}
-                continue
-            if place is None:
-                first = self.ids.place(row["prompt_id"])
-                assert first is not None
-                row = duplicate_reject(line, row["prompt_id"], self._lines[first])
-            yield place, line, row
+        numbered = ((line, self._source.row(raw)) for _, line, raw in self._entries())
+        for line, row, usable in sorted_out(numbered, lambda name, _: self._first_line(name)):
+            yield self.ids.place(row["prompt_id"]) if usable else None, line, row
+
+    def _first_read(self) -> Iterator[tuple[int, Row | str]]:
+        for line, mark, raw in self._source.entries():
+            self._marks.append(mark ^ line)
+            yield line, self._source.row(raw)
+
+    def _note(self, name: str, line: int) -> int:
+        if not self.ids.add(name):
+            return self._first_line(name)
+        self._lines.append(line)
+        return line
+
+    def _first_line(self, name: str) -> int:
+        place = self.ids.place(name)
+        assert place is not None
+        return self._lines[place]
 
     def _entries(self) -> Iterator[tuple[int | None, int, Any]]:
         marks, lines = self._marks, self._lines

@@ -49,6 +49,11 @@ class SampleIndex:
             return []
         return [index for index, slot in enumerate(slots) if slot == _ABSENT]
 
+    @property
+    def num_missing(self) -> int:
+        """Count the samples that are still to be drawn, those of refused prompts left out."""
+        return sum(len(self.missing(place)) for place in range(len(self._slots) // self._num_completions))
+
     def is_refused(self, place: int) -> bool:
         """Tell whether a prompt was refused."""
         return _is_refusal(self._slots[place * self._num_completions])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from posttrain.core.versions import version_of
+from synth.engines.base import ProbeReport
 from synth.sampling_job import Job
 
 Row = dict[str, Any]
 
 # From this temperature on, a prompt whose samples are all the same is worth a look.
 IDENTICAL_TEMPERATURE = 0.7
+# What draws, by kind of engine; of a server the client alone is known.
+_LIBRARIES = {"transformers": ("torch", "transformers"), "vllm": ("torch", "vllm"), "openai": ("openai",)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class SamplingSummary:
         flags: sentences for a person to read.
         seconds: of the last session, which drew `session_tokens` tokens; `tokens_per_second` is their ratio.
         sampling: all that shaped the samples, as it was in force.
+        versions: of posttrain and the engine's libraries in the last session, None where one is not installed; empty
+            in folders that are older than this field. No part of `sampling`: a folder may be gone on with after an
+            update.
+        probe: of the last session, whether the engine's log-probs of a fixed text were compared with those of a plain
+            forward pass: `checked`, `difference` (mean, in nats a token) and the `reason` why not. None where nothing
+            was drawn, or by workers, who check for themselves; an engine whose log-probs differ draws nothing.
     """
 
     num_prompts: int
@@ -43,6 +53,8 @@ class SamplingSummary:
     session_tokens: int
     tokens_per_second: float
     sampling: dict[str, Any]
+    versions: dict[str, str | None] = field(default_factory=dict)
+    probe: dict[str, Any] | None = None
 
 
 class Tally:
@@ -70,7 +82,13 @@ class Tally:
 
 
 def summarize(
-    job: Job, asked: Mapping[str, Any], tally: Tally, num_refused: int, seconds: float, session_tokens: int
+    job: Job,
+    asked: Mapping[str, Any],
+    tally: Tally,
+    num_refused: int,
+    seconds: float,
+    session_tokens: int,
+    probe: ProbeReport | None = None,
 ) -> SamplingSummary:
     """Make the summary; `num_refused` counts the prompts that an engine or a limit refused."""
     temperature = job.params.temperature
@@ -95,4 +113,6 @@ def summarize(
         session_tokens=session_tokens,
         tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
         sampling=dict(asked),
+        versions={name: version_of(name) for name in ("posttrain", *_LIBRARIES.get(asked["engine_kind"], ()))},
+        probe=None if probe is None else asdict(probe),
     )

@@ -117,9 +117,9 @@ def draw_with_workers(
         after = store.index(job.prompts, job.num_completions)
         if (after.num_samples, after.num_refused) == (done.num_samples, done.num_refused):
             raise EngineError(
-                f"the workers ended without a sample (exit codes {exits}) - of {job.num_samples - done.num_samples} "
-                "missing - see what they printed above; a killed worker often means too little memory: lower "
-                "--workers or max_batch_tokens, then run the same again"
+                f"the workers ended without a sample (exit codes {exits}) - of {done.num_missing} missing - see what "
+                "they printed above; a killed worker often means too little memory: lower --workers or "
+                "max_batch_tokens, then run the same again"
             )
         done = after
 
@@ -152,7 +152,7 @@ def _round(
             theirs.close()  # so that the worker's end alone keeps the pipe open
             processes.append(process)
             pipes[ours] = 0
-        _listen(pipes, done.num_samples, total, progress)
+        _listen(pipes, total - done.num_missing, total, progress)
     finally:
         _end(processes)
     return [process.exitcode for process in processes]
@@ -199,8 +199,9 @@ def _work(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         engine, tokenizer = opener(number, num_workers)
+        before = share.num_samples - done.num_missing
         with store.journal(f"worker_{number}") as journal:
-            draw_missing(share, done, engine, tokenizer, journal, lambda count, _: pipe.send(count - done.num_samples))
+            draw_missing(share, done, engine, tokenizer, journal, lambda count, _: pipe.send(count - before))
     except PosttrainError as error:
         pipe.send(error)  # the parent shows it; anything else is a fault of ours and prints its traceback here
     finally:

@@ -12,20 +12,12 @@ from pathlib import Path
 
 import pytest
 
-CONTROL_TOKENS = ["<|pad|>", "<|unk|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 _TEXT = (
     "the a of and to in is it you i what say list sort add larger smaller first last word words number numbers "
     "reverse repeat : . , ? ! red green blue black white cat dog bird fish tree house water stone answer sorry please "
     "good bad yes no zero one two three four five six seven eight nine ten"
 )
 WORDS = _TEXT.split()
-TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' }}{{ message['content'] }}{{ '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,22 +30,9 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A word is a token; texts are words joined by spaces."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from posttrain.practice.word_tokenizer import word_tokenizer
 
-    vocabulary = {word: i for i, word in enumerate(CONTROL_TOKENS + WORDS)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|bos|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        unk_token="<|unk|>",
-        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
+    return word_tokenizer(WORDS)
 
 
 def tiny_config(tokenizer, **changes):

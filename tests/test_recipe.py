@@ -114,6 +114,14 @@ def test_paths_are_relative_to_the_recipe_and_those_of_overrides_to_the_working_
     assert load_recipe(path, ["base.path=other"]).base.path == str(tmp_path / "other")
 
 
+def test_a_servers_local_copy_is_relative_to_the_recipe_and_has_to_be_a_model(tmp_path):
+    path = tmp_path / "small.yaml"
+    served = 'teacher: {kind: endpoint, base_url: "http://127.0.0.1:1/v1", model: m, revision: r, local_copy: copy}'
+    path.write_text(SMALL.replace("base: {kind: practice}\nann", f"base: {{kind: practice}}\n{served}\nann"))
+    with pytest.raises(RecipeError, match=rf"teacher\.local_copy: {tmp_path / 'copy'}: no such folder"):
+        load_checked_recipe(path)
+
+
 # ------------------------------------------------------------------------------------------- what is refused
 
 

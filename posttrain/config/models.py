@@ -94,6 +94,8 @@ class EndpointModel(Section):
     """Requests under way at once."""
     timeout_seconds: PositiveFloat = how(600.0)
     """Longest wait for one reply, in seconds."""
+    local_copy: str | None = how(None)
+    """Folder with a copy of the model: its log-probs are compared with the server's at start, where it gives any."""
 
 
 class PolicyModel(Section):

@@ -9,12 +9,24 @@ Shapes: N segments, Q queries, K keys, H heads, G heads of keys and values (H is
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _MOST_LOGITS = 1 << 26
 """Logits held at once where attention is not fused: 256 MiB in float32."""
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+
+
+def unsupported(options: Mapping[str, Any]) -> list[str]:
+    """List what a layer asks of its attention that `attend` does not do: caps and sinks of its logits, and biases.
+
+    Args:
+        options: what a layer hands to its attention function beside tensors, scale and dropout; None asks for nothing.
+    """
+    return [name for name in _UNSUPPORTED if options.get(name) is not None]
 
 
 def attend(

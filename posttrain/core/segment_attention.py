@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from posttrain.core.attention import attend, join
+from posttrain.core.attention import attend, join, unsupported
 from posttrain.core.errors import ModelError
 from posttrain.core.packing import Pack
 
@@ -153,7 +153,7 @@ def _attention(
     """Attend as the layout says; called by the layers of a model, with tensors of the shape (1, H, T, D)."""
     if shared_prefix is None:
         raise UnsupportedModel(f"{type(module).__name__} does not hand arguments down to its attention function")
-    asked = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    asked = unsupported(others)
     if asked or dropout or attention_mask is not None or not getattr(module, "is_causal", True):
         what = ", ".join(asked) or "a mask, dropout or attention to later tokens"
         raise UnsupportedModel(f"{type(module).__name__} asks for {what}, which packs do not have")

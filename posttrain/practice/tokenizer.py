@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from posttrain.practice.word_tokenizer import word_backend
 from posttrain.practice.world import vocabulary
 
 UNKNOWN, PAD, BEGIN, END = "<|unk|>", "<|pad|>", "<|bos|>", "<|end|>"
@@ -47,8 +48,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     the same ids back.
     """
     words = [UNKNOWN, *sorted(set(vocabulary()) | self_instruct_words())]
-    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner = word_backend(words, UNKNOWN)
     inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,

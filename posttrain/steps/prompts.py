@@ -13,7 +13,8 @@ from posttrain.config import Cleaning, EndpointModel, Magpie, PracticePrompts, P
 from posttrain.core.chat import encode_prompt, load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
-from posttrain.core.formats import Message, prompt_id, read_prompts
+from posttrain.core.formats import Message, prompt_id
+from posttrain.core.prompts import read_prompts
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
 from posttrain.functions import load_function
 from posttrain.practice.world import make_prompts

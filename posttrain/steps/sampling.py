@@ -48,19 +48,20 @@ class RoundPrompts:
 
     def entries(self) -> Iterator[Entry]:
         """Stream the lines of all files, counted from 1."""
-        lines = (entry for source in self._sources for entry in source.entries())
-        for number, (_, mark, line) in enumerate(lines, start=1):
-            yield number, mark, line
+        lines = ((source.place, entry) for source in self._sources for entry in source.entries())
+        for number, (place, (line_number, mark, line)) in enumerate(lines, start=1):
+            yield number, mark, (place, line_number, line)
 
-    def row(self, raw: bytes) -> dict[str, Any]:
-        """Decode a line.
+    def row(self, raw: tuple[str, int, bytes]) -> dict[str, Any]:
+        """Decode a line, given with its file and its number there.
 
         Raises:
             DataError: It is no JSON object, as no stage writes it.
         """
-        row = decode_row(raw)
+        place, line_number, line = raw
+        row = decode_row(line)
         if isinstance(row, str):
-            raise DataError(f"{self.place}: {row}. `posttrain verify` tells which artifact changed.")
+            raise DataError(f"{place}:{line_number}: {row}. `posttrain verify` tells which artifact changed.")
         return {**_with_system(row, self._system_prompt), "round": self._round}
 
 

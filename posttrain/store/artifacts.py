@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 from posttrain.core.errors import StorageError
 from posttrain.core.files import atomic_write, file_lock, sha256_file
+from posttrain.core.versions import version_of
 from posttrain.store.fingerprint import address, differences
 
 MANIFEST = "manifest.json"
@@ -172,7 +172,7 @@ def _manifest(
         "started": started,
         "finished": finished,
         "seconds": round(finished - started, 3),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "files": {name: sha256_file(work / name) for name in _files(work)},
     }
@@ -182,13 +182,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:

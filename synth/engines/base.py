@@ -110,12 +110,28 @@ class Sample:
     seed: int
 
 
+@dataclass(frozen=True)
+class ProbeReport:
+    """Tell whether an engine's log-probs of a fixed text were compared with a plain forward pass when it started.
+
+    Attributes:
+        checked: whether they were; an engine whose log-probs differ stops.
+        difference: mean difference in nats a token, None where it was not checked.
+        reason: why it was not checked.
+    """
+
+    checked: bool
+    difference: float | None
+    reason: str | None
+
+
 class Engine(Protocol):
     """Draw samples; the order in which they are yielded is free, the content depends on the seeds alone.
 
     `kind` names the engine; `model` is the content hash of the weights, or "url:model" of a server;
     `context_tokens` is the longest prompt and completion together, None where the engine cannot tell;
-    `identity` names all that can change a sample beside prompt, parameters and seed: kind, model, dtype, ….
+    `identity` names all that can change a sample beside prompt, parameters and seed: kind, model, dtype, …;
+    `probe` tells of the check at its start, None before the first request and for engines without one.
     """
 
     @property
@@ -129,6 +145,9 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> dict[str, str]: ...
+
+    @property
+    def probe(self) -> ProbeReport | None: ...
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
         """Yield every sample of every request once, as it is finished.

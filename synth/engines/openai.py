@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import openai
 
-from synth.engines.base import EngineError, Request, RequestsRefused, Sample, SamplingParams
+from synth.engines.base import EngineError, ProbeReport, Request, RequestsRefused, Sample, SamplingParams
 from synth.engines.chat_api import BadReply, Dialect, Refused, dialect_of, read_reply, request_body
 
 # Statuses that say "not this prompt"; other prompts may well be answered.
@@ -47,6 +48,8 @@ class OpenAIEngine:
         first_backoff_s: pause before the first retry, in seconds; doubles each time.
         dialect: which parameters the server understands; None guesses by the address.
         name: what samples and their folder say about the model; address and model where there is none.
+        local_copy: a folder with the model that is served: where the server gives log-probs of a prompt, they are
+            compared with the folder's before the first sample.
     """
 
     kind = "openai"
@@ -63,6 +66,7 @@ class OpenAIEngine:
         first_backoff_s: float = 0.5,
         dialect: Dialect | None = None,
         name: str | None = None,
+        local_copy: str | os.PathLike[str] | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -79,14 +83,19 @@ class OpenAIEngine:
         self.max_retries = max_retries
         self.first_backoff_s = first_backoff_s
         self.dialect = dialect or dialect_of(base_url)
+        self.local_copy = local_copy
+        self.probe: ProbeReport | None = None
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
         """Yield samples as their replies arrive.
 
         Raises:
             RequestsRefused: at the end, the prompts that the server refused.
-            EngineError: the key or address is wrong, the server stays out of reach, or samples were given up.
+            EngineError: the key or address is wrong, the server stays out of reach, its log-probs are not those of
+                the local copy, or samples were given up.
         """
+        if self.probe is None:
+            self.probe = self._check()
         run = _Run(self, requests, params)
         with ThreadPoolExecutor(max_workers=1) as thread:
             end = thread.submit(run.in_thread)
@@ -97,6 +106,18 @@ class OpenAIEngine:
                 run.cancel()
             end.result()
         run.raise_if_incomplete()
+
+    def _check(self) -> ProbeReport:
+        if self.local_copy is None:
+            return ProbeReport(checked=False, difference=None, reason="no local copy of the model was named")
+        from synth.engines.handshake import ask_server, compare, local_probe  # loads torch
+
+        key = os.environ.get(self.api_key_env, "") or "none"
+        with openai.OpenAI(
+            api_key=key, base_url=self.base_url, timeout=self.timeout_s, max_retries=self.max_retries
+        ) as client:
+            ask = partial(ask_server, client, self.server_model)
+            return compare(local_probe(self.local_copy), ask, self.base_url, self.local_copy)
 
 
 class _Run:

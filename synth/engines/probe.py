@@ -16,7 +16,7 @@ from posttrain.core.batching import token_logprobs
 from posttrain.core.chat import encode_prompt
 from posttrain.core.errors import DataError, ModelError
 from synth.engines.base import EngineError, Request, SamplingParams
-from synth.engines.running import RunningBatch
+from synth.engines.running import RunningBatch, context_of
 from synth.engines.step import ATTENTION
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -66,7 +66,7 @@ def take_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pr
     except DataError:  # a template that wants more than one message of a user
         prompt = tokenizer(str(_PROBE[0]["content"]), add_special_tokens=False)["input_ids"]
     completion = tokenizer(_COMPLETION, add_special_tokens=False)["input_ids"][:_MOST_TOKENS]
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model.config.get_text_config())
     if room is not None:  # a tiny context still has to hold the probe
         prompt = prompt[: max(1, room // 2)]
         completion = completion[: max(1, room - len(prompt))]
@@ -74,24 +74,11 @@ def take_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pr
     return Probe(prompt, completion, token_logprobs(model, ids_1T, torch.ones_like(ids_1T))[0, len(prompt) :])
 
 
-def context_of(config: PretrainedConfig) -> int | None:
-    """Give the tokens that prompt and completion may have together, None where the configuration does not say.
-
-    Where positions are stretched as a batch grows longer ('dynamic', 'longrope'), this is the length up to which they
-    are not: beyond it a row's numbers would depend on its neighbours.
-    """
-    context = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if any(kind in str(rope) for kind in ("dynamic", "longrope")):
-        original = rope.get("original_max_position_embeddings") or getattr(
-            config, "original_max_position_embeddings", None
-        )
-        return min(context, original) if context and original else original or context
-    return context
-
-
-def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
+def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> float:
     """Let the model attend over slots where that gives the probe's log-probs, else over assembled keys and values.
+
+    Returns:
+        The mean difference that is left, in nats a token.
 
     Raises:
         ModelError: the log-probs are no numbers.
@@ -104,8 +91,9 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
     if _is_plain(model.config.get_text_config()):
         model.set_attn_implementation(ATTENTION)
         try:
-            if probe_difference(model, probe) <= limit:
-                return
+            difference = probe_difference(model, probe)
+            if difference <= limit:
+                return difference
         except (ModelError, TypeError):  # its layers ask for more than slots have, or hand nothing down to attention
             pass
         model.set_attn_implementation(own)
@@ -116,6 +104,7 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> None:
             f"(limit {limit:g}) - {name}, probed at start - its samples would not be this model's; "
             "use another engine ('vllm', or 'openai' with a server)"
         )
+    return difference
 
 
 @torch.inference_mode()

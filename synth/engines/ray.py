@@ -13,7 +13,7 @@ from os import PathLike
 from posttrain.core.errors import ModelError
 from posttrain.core.ray_pool import RayPool
 from posttrain.core.ray_queue import deal
-from synth.engines.base import Engine, EngineError, Request, RequestsRefused, Sample, SamplingParams
+from synth.engines.base import Engine, EngineError, ProbeReport, Request, RequestsRefused, Sample, SamplingParams
 from synth.workers import OpenEngine, OpenTransformers
 
 # Given a device, return what opens the engine in a worker; picklable.
@@ -71,6 +71,8 @@ class RayEngine:
 
     Use it as a context, or close it: its workers hold models.
     """
+
+    probe: ProbeReport | None = None  # each worker's engine is checked there
 
     def __init__(self, like: Engine, open_on: OpenOn, num_workers: int, address: str, device: str = "auto") -> None:
         self.kind = like.kind

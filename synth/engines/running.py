@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from posttrain.core.batching import pad_right
 from synth.engines.assembled import AssembledCache, step_masks
@@ -50,6 +50,22 @@ def prefill_width(num_tokens: int) -> int:
     while step * 16 < num_tokens:
         step *= 2
     return -(-num_tokens // step) * step
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Give the tokens that prompt and completion may have together, None where the configuration does not say.
+
+    Where positions are stretched as a batch grows longer ('dynamic', 'longrope'), this is the length up to which they
+    are not: beyond it a row's numbers would depend on its neighbours.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if any(kind in str(rope) for kind in ("dynamic", "longrope")):
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        return min(context, original) if context and original else original or context
+    return context
 
 
 class RunningBatch:
@@ -185,9 +201,14 @@ class RunningBatch:
         kept = sorted({length - 1 for length in lengths})
         spare = -(-ROW_MULTIPLE // len(requests)) - len(kept)
         kept += [place for place in range(width) if place not in kept][: max(0, spare)]
+        positions_T = torch.arange(width, device=self._device)
+        context = context_of(self._config)
+        if context is not None:  # the padding may reach past the positions that the model knows
+            positions_T = positions_T.clamp(max=context - 1)
         prefilled = DynamicCache()
         logits_PUV = self._model(
             input_ids=ids_PT,
+            position_ids=positions_T[None],
             past_key_values=prefilled,
             use_cache=True,
             logits_to_keep=torch.tensor(kept, device=self._device),

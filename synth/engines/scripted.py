@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from synth.engines.base import Request, Sample, SamplingParams
+from synth.engines.base import ProbeReport, Request, Sample, SamplingParams
 
 Script = Callable[[Request, int, int], str]
 
@@ -32,6 +32,7 @@ class ScriptedEngine:
     """
 
     kind = "scripted"
+    probe: ProbeReport | None = None
 
     def __init__(
         self, function: Script, model: str = "scripted", context_tokens: int | None = None, records: bool = True

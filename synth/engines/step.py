@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from posttrain.core.attention import attend, join
+from posttrain.core.attention import attend, join, unsupported
 from posttrain.core.errors import ModelError
 from synth.engines.slots import SlotCache
 
@@ -129,7 +129,7 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-    asked = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    asked = unsupported(others)
     if asked or value.shape[-1] != query.shape[-1]:
         raise ModelError(f"{type(module).__name__} asks for {', '.join(asked) or 'values of another width than keys'}")
     layer: Any = module.layer_idx

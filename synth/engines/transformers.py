@@ -15,9 +15,9 @@ from posttrain.core.chat import decode_completion, load_tokenizer
 from posttrain.core.model_files import model_hash
 from posttrain.core.models import load_causal_lm, load_config
 from posttrain.core.packed_linear import pack_linears
-from synth.engines.base import Request, Sample, SamplingParams
-from synth.engines.probe import choose_attention, context_of, require_known_layers, take_probe
-from synth.engines.running import FinishedRow, RunningBatch, prefill_width
+from synth.engines.base import ProbeReport, Request, Sample, SamplingParams
+from synth.engines.probe import choose_attention, require_known_layers, take_probe
+from synth.engines.running import FinishedRow, RunningBatch, context_of, prefill_width
 from synth.engines.step import span_of
 
 # New rows enter when this share of the slots is free: seldom enough that prefills are batches, often enough that
@@ -67,6 +67,7 @@ class TransformersEngine:
         require_known_layers(config)
         self.context_tokens: int | None = context_of(config)
         self.identity = {"kind": self.kind, "model": self.model, "dtype": dtype}
+        self.probe: ProbeReport | None = None
         # Loaded at the first request: a run that is complete already opens no weights.
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
@@ -85,7 +86,8 @@ class TransformersEngine:
             tokenizer = load_tokenizer(self.model_dir)
             probe = take_probe(model, tokenizer)
             pack_linears(model)
-            choose_attention(model, probe, str(self.model_dir))
+            difference = choose_attention(model, probe, str(self.model_dir))
+            self.probe = ProbeReport(checked=True, difference=difference, reason=None)
             self._loaded = (model, tokenizer)
         return self._loaded
 

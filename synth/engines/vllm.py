@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import Any
@@ -11,7 +12,8 @@ from transformers import AutoConfig
 
 from posttrain.core.chat import decode_completion, load_tokenizer
 from posttrain.core.model_files import check_model_dir, model_hash
-from synth.engines.base import EngineError, Request, Sample, SamplingParams
+from synth.engines.base import EngineError, ProbeReport, Request, Sample, SamplingParams
+from synth.engines.handshake import ask_vllm, compare, local_probe
 
 # vLLM returns a call's samples all at once; what is under way is lost at a kill, so calls are of a bounded size.
 SAMPLES_PER_CALL = 4096
@@ -28,6 +30,7 @@ class VllmEngine:
         dtype: of weights and cache.
         tensor_parallel_size: accelerators that share the model.
         gpu_memory_utilization: share of the accelerator's memory that vLLM takes.
+        checked: compare its log-probs with those of a plain forward pass on the CPU, before the first sample.
 
     Raises:
         EngineError: vLLM is not installed.
@@ -41,6 +44,7 @@ class VllmEngine:
         dtype: str = "bfloat16",
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.9,
+        checked: bool = True,
     ) -> None:
         try:
             import vllm
@@ -50,7 +54,7 @@ class VllmEngine:
             ) from error
         check_model_dir(model_dir)
         self._vllm = vllm
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "model": str(model_dir),
             "dtype": dtype,
             "tensor_parallel_size": tensor_parallel_size,
@@ -63,12 +67,18 @@ class VllmEngine:
         self.identity = {"kind": self.kind, "model": self.model, "dtype": dtype, "vllm": vllm.__version__}
         config = AutoConfig.from_pretrained(model_dir).get_text_config()
         self.context_tokens: int | None = getattr(config, "max_position_embeddings", None)
+        self.probe: ProbeReport | None = None
+        self._checked = checked
         self._engine: Any = None  # takes the accelerator's memory, so made at the first request
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
-        """Yield the samples call by call, in the order of the requests."""
+        """Yield the samples call by call, in the order of the requests.
+
+        Raises:
+            EngineError: vLLM's log-probs are not those of the model's weights, or it gave no usable answer.
+        """
         if self._engine is None:
-            self._engine = self._vllm.LLM(**self._settings)
+            self._engine = self._open()
         jobs = ((request, place) for request in requests for place in range(len(request.seeds)))
         while part := list(islice(jobs, SAMPLES_PER_CALL)):
             prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in part]
@@ -77,6 +87,14 @@ class VllmEngine:
             outputs = self._engine.generate(prompts, own_params, use_tqdm=False)
             for (request, place), output in zip(part, outputs, strict=True):
                 yield self._sample(request, place, output)
+
+    def _open(self) -> Any:
+        folder = self._settings["model"]
+        # Before vLLM takes the memory; the weights that it ran are gone when vLLM loads its own.
+        probe = local_probe(folder, self._settings["dtype"]) if self._checked else "it was not asked for"
+        engine = self._vllm.LLM(**self._settings)
+        self.probe = compare(probe, partial(ask_vllm, self._vllm, engine), "vLLM", folder)
+        return engine
 
     def _sample(self, request: Request, place: int, output: Any) -> Sample:
         if tuple(output.prompt_token_ids) != request.prompt_ids:

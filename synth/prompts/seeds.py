@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.core.atomic import PathLike
-from posttrain.core.formats import read_prompts
+from posttrain.core.prompts import read_prompts
 from synth.errors import SynthError
 from synth.rows import Row, copies, row_name
 
@@ -20,7 +20,7 @@ def from_file(path: PathLike, source: str, round: int | None = None) -> tuple[li
         round: written into the `round` column of rows that name none; left out when None.
 
     Returns:
-        rows as `posttrain.core.formats.read_prompts` gives them, and its rejects with line and reason.
+        rows as `posttrain.core.prompts.read_prompts` gives them, and its rejects with line and reason.
     """
     rows, rejects = read_prompts(path)
     columns: Row = {"source": source} if round is None else {"source": source, "round": round}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from posttrain.core.attention import _attend_plainly, attend, join
+from posttrain.core.attention import _attend_plainly, attend, join, unsupported
 
 SCALE = 0.3
 
@@ -64,3 +64,9 @@ def test_columns_beyond_a_row_do_not_change_its_bits():
     for span in (64, 96, 160):
         wide = attend(query, key[:, :, :span], value[:, :, :span], SCALE, mask=hidden_from([5, 31, 32], span))
         assert torch.equal(wide[0], narrow[0]) and torch.equal(wide[1], narrow[1])
+
+
+def test_what_attention_in_parts_does_not_do_is_listed():
+    assert unsupported({"softcap": 50.0, "s_aux": None, "sliding_window": None, "is_causal": True}) == ["softcap"]
+    assert unsupported({"position_bias": SCALE, "s_aux": 0.0}) == ["s_aux", "position_bias"]
+    assert unsupported({"softcap": None}) == []

@@ -5,7 +5,8 @@ import pytest
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import write_rows
-from posttrain.core.formats import check_rows, normalize_prompt, prompt_id, read_checked_rows, read_prompts
+from posttrain.core.formats import check_rows, normalize_prompt, prompt_id, read_checked_rows
+from posttrain.core.prompts import read_prompts
 
 USER = {"role": "user", "content": "say yes"}
 ANSWER = [{"role": "assistant", "content": "yes"}]

@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray"
 LIGHT = [
     *("posttrain", "synth", "reward"),
     *("posttrain.core.errors", "posttrain.core.atomic", "posttrain.core.jsonl", "posttrain.core.journal"),
-    *("posttrain.core.files", "posttrain.core.formats", "posttrain.core.model_files"),
+    *("posttrain.core.files", "posttrain.core.formats", "posttrain.core.prompts", "posttrain.core.model_files"),
     *("posttrain.config", "posttrain.recipe", "posttrain.rounds", "posttrain.stages", "posttrain.cli"),
     "posttrain.store",
 ]

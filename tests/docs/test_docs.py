@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.core.formats import check_rows, normalize_prompt, read_prompts
+from posttrain.core.formats import check_rows, normalize_prompt
+from posttrain.core.prompts import read_prompts
 from posttrain.reference import reference
 
 ROOT = Path(__file__).parents[2]

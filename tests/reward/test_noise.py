@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, MistralConfig
 
-from reward import score_shard
+from reward import encoding, score_shard
 from reward.noise import undecided_prompts
-from reward.score_files import ScoreJob, score_file
+from reward.score_files import ScoreJob, score_with_workers
 
 
 def completion(prompt, index, text):
@@ -30,7 +32,7 @@ def job(tmp_path, tiny_reward_model_dir):
 
 
 def test_the_summary_tells_the_noise(job):
-    summary = score_file(replace(job, dtype="bfloat16"))
+    summary = score_with_workers(replace(job, dtype="bfloat16"))
     noise = summary["noise"]
     assert noise["rows"] == 16 and 0 < noise["max_difference"] < 0.1
     assert 0 <= summary["undecided_prompts"] <= 12 and summary["padded_because"] is None
@@ -38,7 +40,7 @@ def test_the_summary_tells_the_noise(job):
 
 
 def test_a_run_that_goes_on_after_a_kill_reports_the_noise_of_its_start(job, tmp_path, monkeypatch):
-    whole = score_file(replace(job, out=str(tmp_path / "whole")))
+    whole = score_with_workers(replace(job, out=str(tmp_path / "whole")))
     real = score_shard.iter_scores
 
     def stops_after_one(*arguments):
@@ -47,15 +49,38 @@ def test_a_run_that_goes_on_after_a_kill_reports_the_noise_of_its_start(job, tmp
 
     monkeypatch.setattr(score_shard, "iter_scores", stops_after_one)
     with pytest.raises(KeyboardInterrupt):
-        score_file(job)
+        score_with_workers(job)
     monkeypatch.setattr(score_shard, "iter_scores", real)
     monkeypatch.setattr(score_shard, "measure_noise", lambda *_: pytest.fail("measured again"))
-    assert score_file(job) == whole
+    assert score_with_workers(job) == whole
+
+
+@pytest.mark.parametrize("window", [16, 4096])
+def test_every_row_is_encoded_once(window, job, tiny_tokenizer, tmp_path, monkeypatch):
+    """Whether a window is shorter than the longest row, all rows have to tell, before any is scored."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"vocab_size": len(tiny_tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 6}
+    config = MistralConfig(**sizes, **ids, num_key_value_heads=2, sliding_window=window, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "windowed")
+    tiny_tokenizer.save_pretrained(tmp_path / "windowed")
+    real, seen = encoding.encode_example, []
+
+    def counted(tokenizer, prompt, completion, **options):
+        seen.append(completion[0]["content"])
+        return real(tokenizer, prompt, completion, **options)
+
+    monkeypatch.setattr(encoding, "encode_example", counted)
+    summary = score_with_workers(replace(job, reward_model=str(tmp_path / "windowed")))
+    assert summary["scored"] == 48 == len(seen)
+    # Prompt 3 has four words ("say", three times "cat") and answers of up to 11; five control tokens are around them.
+    shorter = "sliding_window is 16 and the longest row has 20 tokens"
+    assert summary["padded_because"] == (shorter if window == 16 else None)
 
 
 def test_a_file_without_a_row_that_can_be_scored_has_no_noise(job):
     Path(job.completions).write_text(json.dumps(completion(0, 0, "cat " * 400)) + "\n")
-    summary = score_file(job)
+    summary = score_with_workers(job)
     assert summary["noise"] == {"rows": 0, "max_difference": None} and summary["undecided_prompts"] is None
 
 

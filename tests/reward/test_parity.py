@@ -18,7 +18,7 @@ from posttrain.core.chat import encode_example
 from posttrain.core.models import load_reward_model
 from reward.forward import head_scores, packed_hidden, padded_hidden
 from reward.parity import compare, probe, why_padded
-from reward.score import measure_noise, score_rows
+from reward.score import RowEncoder, measure_noise, score_rows
 
 WORDS = ["the", "a", "red", "green", "cat", "dog", "bird", "answer", "yes", "no", "one", "two", "three"]
 NUM_COMPLETIONS = 4
@@ -167,13 +167,13 @@ def measure_reason(rows, model, tokenizer):
 
 def test_in_float32_the_noise_is_rounding(rows, tiny_reward_model_dir, tiny_tokenizer):
     model = load_reward_model(tiny_reward_model_dir)
-    noise = measure_noise(rows, model, tiny_tokenizer, 8192, None, None)
+    noise = measure_noise(rows, model, RowEncoder(model, tiny_tokenizer), 8192)
     assert noise.why_padded is None and noise.rows == 4 and 0.0 <= noise.max_difference < 1e-5
 
 
 def test_in_bfloat16_the_best_of_k_stands_wherever_its_lead_exceeds_the_noise(rows, tiny_tokenizer):
     model = made(tiny_tokenizer, LlamaConfig, torch.bfloat16)
-    noise = measure_noise(rows, model, tiny_tokenizer, 8192, None, None)
+    noise = measure_noise(rows, model, RowEncoder(model, tiny_tokenizer), 8192)
     assert noise.rows == 16 and 1e-5 < noise.max_difference < 0.5
     ids = encoded(tiny_tokenizer, rows)
     runs = [head_scores(model.score, torch.cat([h for _, h in padded_hidden(model, [row], 1)]))[0] for row in ids]

@@ -16,7 +16,7 @@ from posttrain.core.models import load_reward_model
 from reward import score_shard
 from reward.errors import RewardError
 from reward.score import score_rows
-from reward.score_files import ScoreJob, score_file, score_with_workers
+from reward.score_files import ScoreJob, score_with_workers
 
 
 def completion(prompt, index, text):
@@ -51,7 +51,7 @@ def scores_of(job):
 
 
 def test_the_rows_come_out_in_order_with_scores(job, rows, tiny_reward_model_dir):
-    summary = score_file(job)
+    summary = score_with_workers(job)
     scored = read(Path(job.out) / "scored.jsonl")
     assert [{k: v for k, v in row.items() if k != "score"} for row in scored] == rows
     expected = score_rows(rows, load_reward_model(tiny_reward_model_dir), load_tokenizer(tiny_reward_model_dir))
@@ -60,17 +60,17 @@ def test_the_rows_come_out_in_order_with_scores(job, rows, tiny_reward_model_dir
 
 
 def test_the_same_call_again_loads_no_model(job, monkeypatch):
-    first = score_file(job)
+    first = score_with_workers(job)
     monkeypatch.setattr(score_shard, "load_reward_model", lambda *_, **__: pytest.fail("loaded a model again"))
     written = {path: path.stat().st_mtime_ns for path in Path(job.out).iterdir() if path.is_file()}
-    assert score_file(job) == first
+    assert score_with_workers(job) == first
     assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing is written again either
 
 
 def test_a_result_that_was_removed_is_written_again(job):
-    first = score_file(job)
+    first = score_with_workers(job)
     (Path(job.out) / "scored.jsonl").unlink()
-    assert score_file(job) == first
+    assert score_with_workers(job) == first
     assert (Path(job.out) / "scored.jsonl").exists()
 
 
@@ -87,12 +87,12 @@ def test_only_what_is_missing_is_scored(job, monkeypatch):
 
     monkeypatch.setattr(score_shard, "iter_scores", stops_after_two)
     with pytest.raises(KeyboardInterrupt):
-        score_file(job)
+        score_with_workers(job)
     journal = Path(job.out) / "journal" / "scores-0.jsonl"
     saved = len(read(journal))
     with journal.open("a") as file:
         file.write('{"prompt_id": "p1", "sam')  # what a kill in the middle of a write leaves
-    score_file(job)
+    score_with_workers(job)
     assert 0 < saved < 45 and calls == [45, 45 - saved]
     assert len(scores_of(job)) == 45
 
@@ -105,7 +105,7 @@ def test_bad_rows_are_rejected_with_line_and_reason(job):
     lines[7] = lines[6]
     lines[9] = json.dumps(completion(91, 0, "cat " * 400))
     path.write_text("\n".join(lines) + "\n")
-    summary = score_file(job)
+    summary = score_with_workers(job)
     rejects = read(Path(job.out) / "rejects.jsonl")
     assert [reject["line"] for reject in rejects] == [4, 6, 8, 10]
     assert [reject["prompt_id"] for reject in rejects] == [None, "p90", "p2", "p91"]
@@ -115,19 +115,19 @@ def test_bad_rows_are_rejected_with_line_and_reason(job):
 
 
 def test_a_folder_of_another_model_or_file_is_not_mixed_in(job, rows, tmp_path):
-    score_file(job)
+    score_with_workers(job)
     Path(job.completions).write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     with pytest.raises(RewardError, match="another completions"):
-        score_file(job)
+        score_with_workers(job)
     with pytest.raises(RewardError, match="max_tokens"):
-        score_file(replace(job, max_tokens=100))
+        score_with_workers(replace(job, max_tokens=100))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "num_rows"), [(2, 45), (3, 44)])  # neither divides
 def test_several_workers_give_the_scores_of_one(job, rows, tmp_path, num_workers, num_rows):
     Path(job.completions).write_text("".join(json.dumps(row) + "\n" for row in rows[:num_rows]))
-    alone = score_file(job)
+    alone = score_with_workers(job)
     several = replace(job, out=str(tmp_path / "several"))
     seen = []
     summary = score_with_workers(several, num_workers, progress=lambda done, total: seen.append((done, total)))

@@ -13,11 +13,13 @@ import pytest
 
 from posttrain.cli import main
 from posttrain.core.errors import ModelError
+from posttrain.core.model_files import model_hash
 from posttrain.core.ray_queue import deal
-from reward.score_files import ScoreJob, score_file, score_with_workers
+from reward.noise import MOST_ROWS, spread
+from reward.score_files import ScoreJob, read_completions, score_with_workers
 
 pytest.importorskip("ray")
-from reward.score_ray import OpenRewardModel, unscored  # noqa: E402
+from reward.score_ray import NoiseRows, OpenRewardModel, unscored  # noqa: E402
 
 
 def completion(prompt, index):
@@ -69,6 +71,18 @@ def test_unscored_keeps_prompts_whole_and_cuts_at_most_in_eight():
     assert unscored([[completion(1, 0)]], done, apart=True) == []
 
 
+def test_a_worker_measures_the_noise_of_one_process(job, tiny_reward_model_dir):
+    """Of 2,000 rows, 4 to a prompt, 64 go to the worker, and 2,000 / 128 = 15 of those are compared."""
+    rows, _, _ = read_completions(job.completions)
+    chosen = [rows[index] for index in spread([row["prompt_id"] for row in rows], MOST_ROWS)]
+    assert len(chosen) == 64 and len({row["prompt_id"] for row in chosen}) == 16
+    task = NoiseRows(chosen, len(rows))
+    work = OpenRewardModel(replace(job, max_batch_tokens=2048), model_hash(tiny_reward_model_dir))(0, 1000, "cpu")
+    (noise,) = work(task)
+    assert noise.rows == 15 and 0 <= noise.max_difference < 1e-5 and noise.why_padded is None
+    assert (unscored(task, [], True), unscored(task, [noise], True)) == ([task], [])
+
+
 def test_a_worker_refuses_files_that_are_another_model(job, tmp_path):
     with pytest.raises(ModelError, match="are another model .*expected 0123"):
         OpenRewardModel(job, "0123")(0, 1, "cpu")
@@ -78,11 +92,12 @@ def test_a_worker_refuses_files_that_are_another_model(job, tmp_path):
 
 @pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(job, tmp_path, cluster, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "synth")  # where the workers look too
     from slow_workers import SlowRewardModel
 
     monkeypatch.setattr("reward.score_ray.OpenRewardModel", partial(SlowRewardModel, folder=str(tmp_path)))
     here = replace(job, out=str(tmp_path / "here"), max_batch_tokens=2048)
-    score_file(here)
+    score_with_workers(here)
     kills, counts = [], []
 
     def kill_once(count, total):
@@ -97,6 +112,7 @@ def test_a_node_killed_in_the_middle_loses_and_repeats_nothing(job, tmp_path, cl
     keys = keys_of(job.out)
     assert len(keys) == len(set(keys)) == 2000
     assert summary["scored"] == 2000 and summary["rejects"] == 0
+    assert summary["noise"]["rows"] == 15 and summary["undecided_prompts"] is not None
     assert scores_of(job.out) == pytest.approx(scores_of(here.out), abs=1e-6)
 
 
@@ -120,6 +136,6 @@ def test_the_command_goes_on_with_what_one_process_began(job, tmp_path, cluster,
     assert json.loads(capsys.readouterr().out)["scored"] == 400
     assert 0 < saved < 400 and len(keys_of(job.out)) == 400 - saved
     whole = replace(job, out=str(tmp_path / "here"), max_batch_tokens=2048)
-    score_file(whole)
+    score_with_workers(whole)
     assert scores_of(job.out) == pytest.approx(scores_of(whole.out), abs=1e-6)
     assert main(["score", *command[1:-1], "127.0.0.1:1"]) == 0  # all is there: no cluster is needed

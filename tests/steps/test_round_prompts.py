@@ -37,7 +37,11 @@ def test_rows_of_all_artifacts_come_in_order_with_round_and_steering_prompt(tmp_
     assert [row for _, row in streamed.usable()] == [{**row, "round": 3} for row in rows[:2]]
 
 
-def test_a_line_that_no_stage_writes_is_an_error(tmp_path):
-    (tmp_path / "prompts.jsonl").write_text("nonsense\n")
-    with pytest.raises(DataError, match="prompts.jsonl: not JSON.*posttrain verify"):
-        PromptSet(RoundPrompts([tmp_path], None, 1))
+def test_a_line_that_no_stage_writes_is_an_error_that_names_its_file_and_line(tmp_path):
+    write_jsonl(tmp_path / "a/prompts.jsonl", [{"prompt": [user("one")]}, {"prompt": [user("two")]}])
+    (tmp_path / "b").mkdir()
+    # line 2 is blank; the line at fault is the fourth of all, and the third of its file
+    (tmp_path / "b/prompts.jsonl").write_text('{"prompt": [{"role": "user", "content": "three"}]}\n\nnonsense\n')
+    with pytest.raises(DataError, match=r"/b/prompts\.jsonl:3: not JSON.*posttrain verify") as caught:
+        PromptSet(RoundPrompts([tmp_path / "a", tmp_path / "b"], None, 1))
+    assert str(tmp_path / "a") not in str(caught.value)

@@ -16,6 +16,13 @@ def answer(body: dict[str, Any]) -> str:
     return f"{body['messages'][-1]['content']} with {body['seed']}"
 
 
+def echo(body: dict[str, Any], logprobs_of: Callable[[list[int]], list[float | None]]) -> dict[str, Any]:
+    """Give the log-probs of a prompt and of one token after it, as vLLM does for echo and logprobs."""
+    logprobs = [*logprobs_of(body["prompt"]), -0.5]
+    choice = {"index": 0, "finish_reason": "length", "text": "x", "logprobs": {"token_logprobs": logprobs}}
+    return {"id": "x", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice]}
+
+
 def completion(text: str, **changes: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, **changes}
     return {"id": "x", "object": "chat.completion", "choices": [choice], "usage": {"completion_tokens": 3}}
@@ -24,14 +31,21 @@ def completion(text: str, **changes: Any) -> dict[str, Any]:
 class FaultyServer:
     """Answer requests; `fault(number, body)` names what goes wrong with the request of that number, or None.
 
+    Where `logprobs_of` is given it also answers /completions, with the log-probs of the prompt's token ids.
+
     Attributes:
         bodies: what was asked, in order of arrival.
         keys: the Authorization header of each request.
         answered: the bodies that got a good answer.
     """
 
-    def __init__(self, fault: Fault = lambda number, body: None) -> None:
+    def __init__(
+        self,
+        fault: Fault = lambda number, body: None,
+        logprobs_of: Callable[[list[int]], list[float | None]] | None = None,
+    ) -> None:
         self.fault = fault
+        self.logprobs_of = logprobs_of
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.answered: list[dict[str, Any]] = []
@@ -81,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
                 server.under_way -= 1
 
     def _reply(self, fault: str | None, body: dict[str, Any]) -> None:
-        good = completion(answer(body))
+        if self.path.endswith("/completions") and "prompt" in body and not (fault or "").isdigit():
+            return self._echo(fault, body)
+        good = completion(answer(body) if "messages" in body else "")
         if fault is None:
             with self.faulty.lock:
                 self.faulty.answered.append(body)
@@ -103,6 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self.connection.close()
         return self._send(200, REPLIES[fault](good))
+
+    def _echo(self, fault: str | None, body: dict[str, Any]) -> None:
+        if self.faulty.logprobs_of is None:
+            return self._send(404, {"error": {"message": "no such address"}})
+        good = echo(body, self.faulty.logprobs_of)
+        if fault == "no echo":  # the one token that was drawn
+            good["choices"][0]["logprobs"]["token_logprobs"] = [-0.5]
+        if fault == "no logprobs":
+            good["choices"][0]["logprobs"] = None
+        if fault == "holes":
+            good["choices"][0]["logprobs"]["token_logprobs"][-4] = None
+        return self._send(200, good)
 
     def _send(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posttrain.core.errors import ModelError
 from synth.completions import run_job
-from synth.engines.base import SamplingParams
+from synth.engines.base import RequestsRefused, SamplingParams
 from synth.engines.scripted import ScriptedEngine
 from synth.sample_store import SampleStore
 from synth.sampling_job import make_job
@@ -48,6 +48,20 @@ class Opener:
 class RefusingOpener:
     def __call__(self, number, num_workers):
         raise ModelError("no such model - here - give another")
+
+
+class PickyEngine(ScriptedEngine):
+    """Refuse q1."""
+
+    def generate(self, requests, params):
+        yield from super().generate([request for request in requests if request.key != "q1"], params)
+        if any(request.key == "q1" for request in requests):
+            raise RequestsRefused({"q1": "content filter"})
+
+
+class PickyOpener:
+    def __call__(self, number, num_workers):
+        return PickyEngine(lambda request, sample_index, seed: f"{request.key} {sample_index}"), None
 
 
 def draw(rows, out, opener, num_workers, num_completions=3, progress=None):

@@ -16,7 +16,7 @@ import pytest
 
 from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
 from posttrain.core.errors import DataError, StorageError
-from posttrain.core.files import read_rows
+from posttrain.core.files import read_rows, write_jsonl
 from synth.completions import sample_completions
 from synth.engines.base import EngineError, RequestsRefused, SamplingParams, sample_seed
 from synth.engines.scripted import ScriptedEngine
@@ -108,7 +108,11 @@ def test_prompts_without_room_are_rejected_and_the_rest_is_unaffected(tmp_path, 
     lengths = [len(encode_prompt(tokenizer, [{"role": "user", "content": row["prompt"]}])) for row in rows]
     params = SamplingParams(1.0, 1.0, 0, 8, tuple(stop_ids(tokenizer)))
     engine = TransformersEngine(tiny_model_dir)
-    sample_completions(rows, engine, tokenizer, 2, params, 0, tmp_path / "context")
+    seen = []
+    sample_completions(
+        rows, engine, tokenizer, 2, params, 0, tmp_path / "context", progress=lambda *counts: seen.append(counts)
+    )
+    assert seen[-1] == (6, 6)
     rejects = read_rows(tmp_path / "context" / "rejects.jsonl")
     assert [(reject["line"], reject["reason"]) for reject in rejects] == [
         (2, f"too long: {lengths[1]} tokens, the limit is {256 - 8}")
@@ -131,6 +135,18 @@ def test_the_same_again_does_nothing(tmp_path):
     assert sample(prompts(4), engine, tmp_path) == first
     assert engine.calls == [] and engine.params == []
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_versions_are_reported_and_bind_nobody(tmp_path):
+    """Neither another version nor a folder that is older than the field is another request."""
+    first = sample(prompts(2), ScriptedEngine(echo), tmp_path)
+    assert list(first.versions) == ["posttrain"]
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**stored, "versions": {"posttrain": "0.0.1"}}))
+    assert sample(prompts(2), ScriptedEngine(echo), tmp_path).versions == {"posttrain": "0.0.1"}
+    del stored["versions"]
+    (tmp_path / "summary.json").write_text(json.dumps(stored))
+    assert sample(prompts(2), ScriptedEngine(echo), tmp_path).versions == {}
 
 
 def test_another_request_into_the_same_folder_is_refused_and_named(tmp_path):
@@ -201,6 +217,23 @@ def test_progress_counts_what_was_there_before(tmp_path):
     seen = []
     sample(prompts(5), ScriptedEngine(echo), tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen[0] == (8, 15) and seen[-1] == (15, 15)
+
+
+def test_progress_counts_refused_prompts_as_done(tmp_path):
+    class Picky(ScriptedEngine):
+        """Answer q1 once, then refuse it."""
+
+        def generate(self, requests, params):
+            for sample in super().generate(requests, params):
+                if sample.key != "q1" or sample.sample_index == 0:
+                    yield sample
+            raise RequestsRefused({"q1": "content filter"})
+
+    write_jsonl(tmp_path / "journal/samples.jsonl", [{"prompt_id": "q0", "reason": "refused before"}])
+    seen = []
+    sample(prompts(4), Picky(echo), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (3 + 1, 12)  # those of q0, and the first of q1
+    assert seen[-1] == (3 + 1 + 3 + 3 + 2, 12)  # then those of q2 and q3, and the other two of q1
 
 
 def test_a_full_disk_is_a_clear_error_and_the_journal_stays_good(tmp_path, monkeypatch):

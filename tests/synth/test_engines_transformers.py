@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
     MambaConfig,
     MistralConfig,
     PreTrainedModel,
@@ -22,7 +23,7 @@ from transformers import (
 
 from posttrain.core.errors import ModelError
 from synth.engines.base import Request, Sample, SamplingParams, sample_seed
-from synth.engines.probe import context_of
+from synth.engines.running import context_of
 from synth.engines.transformers import TransformersEngine, plan_batches
 
 VOCABULARY = 48
@@ -108,6 +109,22 @@ def test_other_architectures_sample_greedily_as_generate_does(config, tiny_token
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     for request in requests:
         assert samples[request.key, 0].ids == plain_generate(model, request.prompt_ids, sampling)
+
+
+LEARNED = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": None}
+
+
+@pytest.mark.parametrize("context", [50, 10])
+def test_prompts_up_to_the_end_of_a_table_of_positions_are_sampled(context, tiny_tokenizer, tmp_path):
+    """A prompt of 49 tokens is prefilled 64 wide, the probe of a context of 10 is 16 wide; the tables end before."""
+    folder = folder_with(GPT2Config(**LEARNED, n_positions=context), tiny_tokenizer, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    for num_prompt, num_drawn in ((context - 1, 1), (context - 6, 6), (3, context - 3)):
+        draw = random.Random(num_prompt)
+        request = Request("p", tuple(draw.randrange(8, VOCABULARY) for _ in range(num_prompt)), (), (0,), (0,))
+        sampling = params(temperature=0.0, max_completion_tokens=num_drawn, stop_ids=(95,))
+        samples = collect(TransformersEngine(folder), [request], sampling)
+        assert samples["p", 0].ids == plain_generate(model, request.prompt_ids, sampling)
 
 
 def test_a_model_without_key_value_cache_is_refused(tiny_tokenizer, tmp_path):

@@ -268,7 +268,8 @@ def test_a_real_server_answers_as_the_embedded_engine_does(tiny_model_dir, tmp_p
     warm = SamplingParams(1.0, 1.0, 0, 6, tuple(stop_ids(tokenizer)))
     rows = [{"prompt": f"say {word}"} for word in ("cat", "dog", "bird")]
     with transformers_serve(tiny_model_dir, tmp_path / "log") as url:
-        engine = OpenAIEngine(url, str(tiny_model_dir), concurrency=2, dialect="transformers")
+        settings = {"concurrency": 2, "dialect": "transformers", "local_copy": tiny_model_dir}
+        engine = OpenAIEngine(url, str(tiny_model_dir), **settings)
         sample_completions(rows, engine, None, 1, greedy, 0, tmp_path / "greedy")
         sample_completions(rows, engine, None, 4, warm, 0, tmp_path / "warm")
     sample_completions(rows, TransformersEngine(tiny_model_dir), tokenizer, 1, greedy, 0, tmp_path / "own")
@@ -276,6 +277,8 @@ def test_a_real_server_answers_as_the_embedded_engine_does(tiny_model_dir, tmp_p
     assert [row["completion"] for row in served] == [row["completion"] for row in own]
     assert [row["num_tokens"] for row in served] == [row["num_tokens"] for row in own]
     assert [row["finish_reason"] for row in served] == [row["finish_reason"] for row in own]
+    # This server gives no log-probs of a prompt, which is no reason to stop.
+    assert engine.probe is not None and not engine.probe.checked and engine.probe.reason
     samples = read_rows(tmp_path / "warm/completions.jsonl")
     assert len(samples) == 12
     assert json.loads((tmp_path / "warm/summary.json").read_text())["distinct_share"]["least"] > 0.5

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import random
 
 import pytest
+import transformers
 
 from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
 from posttrain.core.errors import DataError
 from posttrain.core.files import ListHash, content_hash, read_rows, write_rows
-from posttrain.core.formats import sort_prompts
+from posttrain.core.prompts import read_prompts
 from synth.completions import PROMPTS_AT_ONCE, sample_completions
 from synth.engines.base import SamplingParams
 from synth.engines.scripted import ScriptedEngine, echo
@@ -62,9 +64,13 @@ def test_the_passes_agree_with_rows_held_in_memory(tmp_path):
     ]
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\n".join([*lines, *lines]).encode())
-    numbered = enumerate([json.loads(line) if line else None for line in [*lines, *lines]], start=1)
-    not_object = "expected a JSON object {…}, got a list"
-    rows, rejects = sort_prompts((n, not_object if row == [] else row) for n, row in numbered if row is not None)
+    rows, rejects = read_prompts(path)
+    # Lines 2 and 8 are blank, and the second six repeat the first: their "a" and "b" are duplicates of lines 1 and 6.
+    assert [(reject["line"], reject["reason"][:19]) for reject in rejects] == [
+        *((3, "expected a JSON obj"), (4, "duplicate of line 1"), (5, "field 'prompt[0].co")),
+        *((7, "duplicate of line 1"), (9, "expected a JSON obj"), (10, "duplicate of line 1")),
+        *((11, "field 'prompt[0].co"), (12, "duplicate of line 6")),
+    ]
     prompts = PromptSet(source_of(path))
     assert (len(prompts), prompts.num_rejects) == (2, 8)
     assert prompts.digest == content_hash([[row["prompt_id"], content_hash(row)] for row in rows])
@@ -190,6 +196,11 @@ def test_all_that_shapes_a_sample_is_stored_and_is_part_of_the_request(tmp_path,
     }
     assert json.loads((tmp_path / "request.json").read_text()) == summary.sampling
     assert {row["model"] for row in read_rows(tmp_path / "completions.jsonl")} == {engine.model}
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert stored["versions"] == {
+        "posttrain": importlib.metadata.version("posttrain"),
+        **{"torch": importlib.metadata.version("torch"), "transformers": transformers.__version__},
+    }
 
 
 @pytest.mark.parametrize(("temperature", "flagged"), [(0.69, False), (0.7, True)])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
-from synth.engines.step import num_columns, prompt_runs, run_bounds
+from posttrain.core.errors import ModelError
+from synth.engines.step import attention, num_columns, prompt_runs, run_bounds
 
 CPU = torch.device("cpu")
 
@@ -45,3 +48,11 @@ def test_many_prompts_make_several_runs_each_as_wide_as_needed():
     assert [run.rows_PR.shape[1] for run in runs] == [4, 8, 8]
     assert all(run.mask is None for run in runs)
     assert torch.cat([run.rows_PR.flatten() for run in runs])[back].tolist() == list(range(140))
+
+
+def test_a_layer_that_asks_for_more_than_slots_have_is_refused_by_name():
+    token = torch.zeros(1, 2, 1, 8)
+    with pytest.raises(ModelError, match="Identity asks for softcap, s_aux"):
+        attention(nn.Identity(), token, token, token, None, slots=object(), softcap=30.0, s_aux=token)
+    with pytest.raises(ModelError, match="values of another width than keys"):
+        attention(nn.Identity(), token, token, token[..., :4], None, slots=object())

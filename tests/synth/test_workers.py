@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scripted_workers import PARAMS, Opener, RefusingOpener, draw, prompts
+from scripted_workers import PARAMS, Opener, PickyOpener, RefusingOpener, draw, prompts
 
 from posttrain.core.chat import load_tokenizer, stop_ids
 from posttrain.core.errors import DataError, ModelError
@@ -82,6 +82,13 @@ def test_a_worker_that_always_dies_ends_in_an_error_that_keeps_the_rest(tmp_path
     assert set(calls_in(tmp_path)) == {(f"q{i}", k) for i in range(3) for k in range(3)}
     draw(prompts(4), tmp_path / "out", Opener(tmp_path), 1)
     assert len(calls_in(tmp_path)) == 12
+
+
+def test_the_progress_of_workers_counts_refused_prompts_as_done(tmp_path):
+    seen = []
+    summary = draw(prompts(4), tmp_path / "out", PickyOpener(), 2, progress=lambda *counts: seen.append(counts))
+    assert (summary.num_completions, summary.num_rejects) == (9, 1)
+    assert seen[-1] == (12, 12)
 
 
 def test_an_error_of_ours_arrives_as_it_is(tmp_path):
