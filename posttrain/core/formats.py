@@ -10,8 +10,8 @@ from posttrain.core.atomic import PathLike
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.files import content_hash, read_jsonl_lenient
 from posttrain.core.parquet import read_parquet
+from posttrain.core.tools import Message, fault_of_tool_calls, fault_of_tools
 
-Message = dict[str, Any]
 Row = dict[str, Any]
 Kind = Literal["prompt", "completion", "preference", "ranking", "messages"]
 
@@ -211,6 +211,9 @@ def _check_messages_row(row: Mapping[str, Any], allow_empty: bool) -> None:
     messages = _messages(_field(row, "messages"), "messages")
     if all(message["role"] != "assistant" for message in messages):
         raise _Fault("field 'messages': no assistant message, so there is nothing to learn; drop the row")
+    fault = fault_of_tools(row.get("tools"))
+    if fault:
+        raise _Fault(f"field 'tools': {fault}")
 
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any], bool], None]] = {
@@ -252,6 +255,8 @@ def _answer(value: Any, name: str, allow_empty: bool) -> str:
     message = _message(value[0], f"{name}[0]", allow_empty)
     if message["role"] != "assistant":
         raise _Fault(f"field '{name}': expected the role 'assistant', got '{message['role']}'")
+    if "tool_calls" in message:
+        raise _Fault(f"field '{name}': an answer is a text; tool calls are learned from rows with 'messages'")
     return message["content"]
 
 
@@ -280,6 +285,9 @@ def _message(value: Any, name: str, allow_empty: bool = False) -> Message:
         raise _Fault(f"field '{name}.content': expected a text, got {_show(content)}")
     if not content.strip() and not allow_empty and "tool_calls" not in message:
         raise _Fault(f"field '{name}.content': empty; give a text or drop the message")
+    fault = fault_of_tool_calls(message)
+    if fault:
+        raise _Fault(f"field '{name}.tool_calls': {fault}")
     return {**message, "content": _text(content, f"field '{name}.content'")}
 
 
