@@ -24,6 +24,7 @@ DATE = "what a template that prints today's date shall print, '26 Jul 2024'"
 MODEL = "Hugging Face folder; with --engine openai the served name; with scripted FILE.py:FUNCTION, or echo"
 WORKERS = "processes, each with a model of its own; with openai 32 requests under way for each"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
+TOKEN_VIEW = "how --show-tokens shows them (default: color or marks on a terminal, else json)"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -195,6 +196,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--show-tokens", action="store_true", help="train nothing; show the first rows with their masks"
     )
+    parser.add_argument("--token-view", choices=("auto", "color", "marks", "json"), default="auto", help=TOKEN_VIEW)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example learning_rate=1e-5 epochs=1")
 
     parser = _verb(verbs, "winrate", "files:winrate", "compare the completions of two models")

@@ -138,9 +138,7 @@ class Masked:
         return ids
 
 
-def mask_control_tokens(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Any = None
-) -> Masked:
+def mask_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Any = None) -> Masked:
     """Put marks in place of control tokens in all texts of the messages and of the row's `tools`.
 
     Raises:

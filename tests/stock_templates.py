@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 SHIPPED = Path(trl.__file__).parent / "chat_templates"
-OURS = Path(__file__).parent / "templates"
+OURS = Path(__file__).parent / "core" / "templates"
 
 
 @dataclass(frozen=True)
