@@ -123,6 +123,35 @@ def test_prompts_are_the_templates_own_ids_and_the_examples_begin_with_them(toke
         assert row.mask == [0] * len(ids) + [1] * (len(row.ids) - len(ids))
 
 
+MARKED = ["llama 3", "qwen 2.5", "qwen 3 instruct", "gemma 2", "gemma 3", "phi 3", "phi 3.5"]
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "tools"])
+@pytest.mark.parametrize("name", MARKED)
+def test_masks_are_those_of_trls_templates_with_generation_marks(tokenizers, name, kind):
+    """TRL rewrote these templates by hand, with marks; its spans also take in line breaks around an answer."""
+    family, tokenizer = FAMILIES[name], tokenizers[name]
+    if kind == "tools" and name not in WITH_TOOLS:
+        return
+    messages = [{"content": "", **message} for message in CONVERSATIONS[kind]]
+    theirs = tokenizer.apply_chat_template(
+        messages,
+        tools=TOOLS if kind == "tools" else None,
+        chat_template=family.path.with_name(f"{family.path.stem}_training.jinja").read_text("utf-8"),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ours = chat.encode_messages(tokenizer, messages, DATE, TOOLS if kind == "tools" else None)
+    length = len(ours.ids)
+    assert theirs["input_ids"][:length] == ours.ids
+    both = list(zip(theirs["input_ids"], theirs["assistant_masks"], [*ours.mask, *[0] * 100], strict=False))
+    assert sum(mask for _, mask, _ in both) > 0
+    assert [token for token, mask, mine in both if mine and not mask] == []
+    beyond = tokenizer.decode([token for token, mask, mine in both if mask and not mine])
+    assert beyond.replace(tokenizer.eos_token, "").strip() == ""
+
+
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.prints_bos])
 def test_template_and_tokenizer_together_would_begin_twice(tokenizers, name):
     """The trap that the ids above are out of: rendered text tokenised as any text."""
