@@ -21,7 +21,14 @@ from posttrain.core.control_tokens import Masked, control_tokens, find_control_t
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import Message
-from posttrain.core.templates import print_calls, refuse_unprinted_tools, render, template_of, turn_shape
+from posttrain.core.templates import (
+    print_calls,
+    print_words,
+    refuse_unprinted_tools,
+    render,
+    template_of,
+    turn_shape,
+)
 
 __all__ = [
     "Encoded",
@@ -279,8 +286,8 @@ def _forms(tokenizer: PreTrainedTokenizerBase, message: Message) -> list[str]:
     """List the ways in which the template may print an answer, end-of-turn token included, the likeliest first."""
     if "tool_calls" in message:
         return [print_calls(tokenizer, message)]
-    shape, content = turn_shape(tokenizer), str(message.get("content") or "")
-    return [shape.dress(words) for words in (content, content.strip())]  # many templates trim
+    content = str(message.get("content") or "")
+    return [print_words(tokenizer, words) for words in (content, content.strip())]  # many templates trim
 
 
 def _rewritten(turn: int) -> DataError:

@@ -148,7 +148,26 @@ def print_calls(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
     printed = whole.removeprefix(start).removeprefix(shape.preamble)
     if not whole.startswith(start) or not all(name in printed for name in names_of_calls(message)):
         raise DataError("the chat template does not print tool calls; drop the row, or use a template that does")
-    return printed.partition(shape.end)[0] + shape.end
+    words, end, _ = printed.partition(shape.end)
+    words = words if end else words.rstrip()
+    ends_itself = not end and any(words.endswith(token) for token in control_tokens(tokenizer).edges)
+    return words if ends_itself else words + shape.end  # some have a token of their own to end a call
+
+
+def print_words(tokenizer: PreTrainedTokenizerBase, words: str) -> str:
+    """Give an assistant's words as the template prints them, end-of-turn token included.
+
+    Raises:
+        DataError: the template opens an answer with control tokens behind its generation prompt (gpt-oss's channels).
+            The model would have to write them, and a message's text cannot hold them.
+    """
+    shape = turn_shape(tokenizer)
+    if control_tokens(tokenizer).pattern.search(shape.preamble):
+        raise DataError(
+            f"the chat template opens an answer with {shape.preamble!r} behind its generation prompt, control tokens "
+            "that the model itself would have to write; such templates are not supported, use one that opens with text"
+        )
+    return shape.dress(words)
 
 
 def refuse_unprinted_tools(

@@ -76,7 +76,7 @@ def _calibration(curves: Mapping[str, list[Bin]], reports: Mapping[str, Mapping[
     for name, points in curves.items():
         error = reports[name].get("ece")
         charts.append((f"round {name}" + (f", error {number(error)}" if is_number(error) else ""), points))
-    drawing = calibration_charts("calibration", "Calibration of each round's reward model", charts)
+    drawing = calibration_charts("calibration", "Calibration of the reward model, by round", charts)
     caption = (
         "On the dashed line a reward model is right as often as it expects to be; below it, it is too sure. Marks grow "
         "with the pairs behind them, bars are 95 % intervals, error is the expected calibration error (ECE)."

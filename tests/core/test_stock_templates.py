@@ -219,3 +219,19 @@ def test_a_fixed_date_is_printed_whatever_the_clock_says(tokenizers):
     for name in ("llama 3.1", "llama 3.2"):
         text = tokenizers[name].decode(chat.encode_prompt(tokenizers[name], [ASK], "1 Jan 2031"))
         assert "Today Date: 1 Jan 2031\n" in text
+
+
+CHANNELS = """{%- for m in messages %}{{- "<|im_start|>" + m.role }}
+{%- if m.tool_calls %}{{- " to=" + m.tool_calls[0].function.name + "<|call|>" }}
+{%- else %}{{- ("<|channel|>" if m.role == "assistant" else "<|im_sep|>") + m.content + "<|im_end|>" }}{%- endif %}
+{%- endfor %}{%- if add_generation_prompt %}{{- "<|im_start|>assistant" }}{%- endif %}"""
+
+
+def test_an_answer_that_opens_with_control_tokens_is_refused_and_a_call_may_end_in_its_own_way():
+    """In the manner of gpt-oss: an answer names its channel first, a call ends with another token."""
+    tokenizer = stock_tokenizer("phi 4")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|channel|>", "<|call|>"]})
+    tokenizer.chat_template = CHANNELS
+    with pytest.raises(DataError, match=r"opens an answer with '<\|channel\|>'"):
+        chat.encode_messages(tokenizer, [ASK, SAY])
+    assert learned(tokenizer, chat.encode_messages(tokenizer, [ASK, CALL])) == [" to=get_weather<|call|>"]
