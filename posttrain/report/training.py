@@ -21,7 +21,7 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("implicit reward", ("rewards/chosen", "rewards/rejected")),
     ("log-prob per token (nats)", ("logps_per_token/chosen", "logps_per_token/rejected")),
     ("log-prob of answers (nats)", ("logps/chosen", "logps/rejected", "chosen_logprob", "rejected_logprob")),
-    ("KL per token from the reference", ("kl", "objective/kl")),
+    ("KL per token (nats)", ("kl", "objective/kl")),
     ("score", ("mean_reward", "min_reward", "max_reward")),
     ("entropy (nats)", ("entropy",)),
     ("length (tokens)", ("length/chosen", "length/rejected", "length", "mean_length", "completions/mean_length")),

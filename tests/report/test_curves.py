@@ -52,7 +52,7 @@ def test_every_number_that_a_trainer_logs_has_a_curve(logged):
     [
         ("sft", ["loss", "accuracy", "gradient norm"]),
         ("reward_model", ["loss", "accuracy", "margin", "gradient norm"]),
-        ("dpo", ["loss", "accuracy", "margin", "log-prob per token (nats)", "KL per token from the reference"]),
+        ("dpo", ["loss", "accuracy", "margin", "log-prob per token (nats)", "KL per token (nats)"]),
         ("dpo", ["parts of the loss", "gradient norm", "learning rate"]),
     ],
 )
