@@ -18,6 +18,8 @@ Message = dict[str, Any]
 _CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
 _TOOL = '{"type": "function", "function": {"name": "…", "description": "…", "parameters": {…}}}'
 
+_AS_TEXT = "give them as JSON text (Parquet gives every object the keys of all others, as null)"
+
 
 def fault_of_tool_calls(message: Mapping[str, Any]) -> str | None:
     """Say what is wrong with a message's `tool_calls`; None where nothing is, or where it has none."""
@@ -35,6 +37,8 @@ def fault_of_tool_calls(message: Mapping[str, Any]) -> str | None:
             return f"call {place + 1}: expected {_CALL}, got {_show(call)}"
         if not isinstance(_read_json(function.get("arguments", {})), Mapping):
             return f"call {place + 1}: arguments must be an object or its JSON text, got {_show(function['arguments'])}"
+        if _holds_null(function.get("arguments")):
+            return f"call {place + 1}: arguments hold null: {_show(function['arguments'])}; {_AS_TEXT}"
     return None
 
 
@@ -49,6 +53,8 @@ def fault_of_tools(value: Any) -> str | None:
         function = _function(tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             return f"tool {place + 1}: expected {_TOOL}, got {_show(tool)}"
+    if _holds_null(value):
+        return f"a schema holds null: {_show(value)}; {_AS_TEXT}"
     return None
 
 
@@ -111,6 +117,13 @@ def _read_json(value: Any) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def _holds_null(value: Any) -> bool:
+    """Tell whether an object or list, not a text, has a null in it that may be no more than a filled-in column."""
+    if isinstance(value, Mapping):
+        return any(part is None or _holds_null(part) for part in value.values())
+    return isinstance(value, list) and any(_holds_null(part) for part in value)
 
 
 def _show(value: Any, limit: int = 80) -> str:

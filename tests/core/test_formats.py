@@ -49,6 +49,12 @@ BAD = [
         {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "look", "arguments": "at it"}]}]},
         ["call 1: arguments must be an object or its JSON text, got 'at it'"],
     ),
+    (
+        "messages",
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "look", "arguments": {"at": None}}]}]},
+        ["call 1: arguments hold null", "JSON text"],
+    ),
+    ("messages", {"tools": [{"name": "look", "parameters": {"at": None}}]}, ["schema holds null", "JSON text"]),
     ("messages", {"messages": [{**USER, "tool_calls": CALLS}, *ANSWER]}, ["only the assistant calls", "'user'"]),
     ("messages", {"tools": "look"}, ["field 'tools': expected a list of schemas", "got 'look'"]),
     ("messages", {"tools": [{"type": "function"}]}, ["field 'tools': tool 1: expected", "got {'type': 'function'}"]),
@@ -75,7 +81,7 @@ def test_a_bad_row_is_named_with_field_expected_and_found(kind, change, words):
 
 def test_tools_calls_and_results_are_good_messages_and_prompts():
     turns = [USER, {"role": "assistant", "tool_calls": CALLS}, {"role": "tool", "content": "it"}]
-    as_text = [{"name": "look", "arguments": '{"at": "it"}'}]
+    as_text = [{"name": "look", "arguments": '{"at": null}'}]
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     rows = [
         {"messages": turns},
