@@ -26,6 +26,7 @@ WORKERS = "processes, each with a model of its own; with openai 32 requests unde
 LOCAL_COPY = "with --engine openai, a folder with the model that is served: compare log-probs before the first sample"
 UNCHECKED = "with --engine vllm, do not compare its log-probs with those of a plain forward pass at start"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
+TOKEN_VIEW = "how --show-tokens shows them (default: color or marks on a terminal, else json)"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -199,6 +200,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--show-tokens", action="store_true", help="train nothing; show the first rows with their masks"
     )
+    parser.add_argument("--token-view", choices=("auto", "color", "marks", "json"), default="auto", help=TOKEN_VIEW)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example learning_rate=1e-5 epochs=1")
 
     parser = _verb(verbs, "winrate", "files:winrate", "compare the completions of two models")

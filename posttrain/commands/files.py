@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from posttrain.commands.token_view import render_tokens, view_for
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.core.formats import read_checked_rows
@@ -90,7 +91,7 @@ def train(args: Namespace) -> None:
 
         model = resolve(args.model)
         check_model_dir(model)
-        _print_tokens(show_tokens(kind, model, rows, config))
+        _print_tokens(kind, show_tokens(kind, model, rows, config), args.token_view)
         return
     if args.out is None:
         raise DataError("train needs --out DIR for the trained model")
@@ -116,17 +117,14 @@ def _training_rows(kind: str, path: str) -> list[dict[str, Any]]:
     return read_checked_rows(path, "preference")
 
 
-def _print_tokens(lines: list[dict[str, Any]]) -> None:
-    """Print tokens with their mask: learned ones in colour on a terminal, JSON lines elsewhere."""
-    for line in lines:
-        if not sys.stdout.isatty():
+def _print_tokens(kind: str, lines: list[dict[str, Any]], asked: str) -> None:
+    """Print tokens with their mask: for a person on a terminal, JSON lines elsewhere."""
+    view = view_for(sys.stdout, asked)
+    if view == "json":
+        for line in lines:
             print(json.dumps(line, ensure_ascii=False))
-            continue
-        shown = " ".join(
-            f"\x1b[30;42m{token}\x1b[0m" if mask else f"\x1b[2m{token}\x1b[0m"
-            for token, mask in zip(line["tokens"], line["mask"], strict=True)
-        )
-        print(f"row {line['row']} {line.get('side', '')} {line.get('drop_reason', '')}\n{shown}\n")
+    else:
+        print("\n".join(render_tokens(kind, lines, view)))
 
 
 def winrate(args: Namespace) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -20,7 +21,14 @@ from posttrain.core.control_tokens import Masked, control_tokens, find_control_t
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import Message
-from posttrain.core.templates import TurnShape, render, template_of, turn_shape
+from posttrain.core.templates import (
+    print_calls,
+    print_words,
+    refuse_unprinted_tools,
+    render,
+    template_of,
+    turn_shape,
+)
 
 __all__ = [
     "Encoded",
@@ -49,7 +57,7 @@ class Encoded:
 
     Attributes:
         ids: token ids, the template's BOS included, nothing after the last end-of-turn token.
-        mask: 1 where a token is learned: an assistant message's words and its end-of-turn token.
+        mask: 1 where a token is learned: an assistant message's words or tool calls and its end-of-turn token.
         format_mask: 1 where a token is a control token that the template put there: marks of headers, end of turn.
     """
 
@@ -84,7 +92,7 @@ def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None, tools: Any = None
 ) -> list[int]:
     """Turn a prompt into ids, up to where the assistant begins to speak.
 
@@ -93,12 +101,14 @@ def encode_prompt(
 
     Args:
         date: what a template that prints today's date shall print instead; None lets it read the clock.
+        tools: JSON schemas of functions that the assistant may call, or their JSON text.
 
     Raises:
-        DataError: the template refuses these messages.
+        DataError: the template refuses these messages, or leaves out tools, calls or their results.
     """
-    masked = mask_control_tokens(tokenizer, messages)
-    return masked.tokenize(render(tokenizer, masked.messages, date, add_generation_prompt=True))
+    masked = mask_control_tokens(tokenizer, messages, tools)
+    refuse_unprinted_tools(tokenizer, masked.messages, date, masked.tools)
+    return masked.tokenize(render(tokenizer, masked.messages, date, True, masked.tools))
 
 
 def encode_example(
@@ -107,28 +117,36 @@ def encode_example(
     completion: Sequence[Message],
     date: str | None = None,
     allow_empty: bool = False,
+    tools: Any = None,
 ) -> Encoded:
     """Turn a prompt and its completion into ids that begin with `encode_prompt(prompt)`, whatever would merge there.
 
     The completion's words stand as they are, followed by one end-of-turn token; what a template adds beyond that (an
-    empty block of thoughts, a line break after the turn) is left out, since sampling does not produce it either.
+    empty block of thoughts, a line break after the turn) is left out, since sampling does not produce it either. A
+    completion with tool calls stands as the template prints it.
 
     Args:
         completion: one assistant message.
         allow_empty: encode an empty answer too, for scoring; nothing is to be learned from one.
+        tools: as for `encode_prompt`.
 
     Raises:
         DataError: the completion is no assistant message or is empty; or the template refuses the prompt.
     """
     if len(completion) != 1 or completion[0].get("role") != "assistant":
         raise DataError(f"a completion is one assistant message, got {len(completion)}: {str(completion)[:80]}")
-    return _encode(tokenizer, [*prompt, *completion], [len(prompt)], date, allow_empty)
+    return _encode(tokenizer, [*prompt, *completion], [len(prompt)], date, tools, allow_empty)
 
 
 def encode_messages(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None, tools: Any = None
 ) -> Encoded:
     """Turn a conversation into ids in which every assistant message is learned; what follows the last one is left out.
+
+    A message that calls tools is learned as the template prints it; what tools give back (role `tool`) is context.
+
+    Args:
+        tools: as for `encode_prompt`.
 
     Raises:
         DataError: no assistant message, an empty one, or a template that rewrites earlier turns once later ones come
@@ -138,11 +156,11 @@ def encode_messages(
     turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
     if not turns:
         raise DataError("a conversation without an assistant message holds nothing to learn; drop the row")
-    return _encode(tokenizer, messages, turns, date, allow_empty=False)
+    return _encode(tokenizer, messages, turns, date, tools, allow_empty=False)
 
 
 def encode_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None, tools: Any = None
 ) -> list[Encoded]:
     """Turn a conversation into one example per assistant message, each after all that was said before it.
 
@@ -150,7 +168,7 @@ def encode_turns(
         DataError: an empty assistant message, or the template refuses the messages.
     """
     turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
-    return [encode_example(tokenizer, messages[:i], [messages[i]], date) for i in turns]
+    return [encode_example(tokenizer, messages[:i], [messages[i]], date, tools=tools) for i in turns]
 
 
 def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
@@ -224,15 +242,16 @@ def _encode(
     messages: Sequence[Message],
     turns: Sequence[int],
     date: str | None,
+    tools: Any,
     allow_empty: bool,
 ) -> Encoded:
     """Encode up to the last of `turns`, learning the messages whose indices these are."""
     for turn in turns:
-        if not allow_empty and not str(messages[turn].get("content") or "").strip():
+        if not (allow_empty or messages[turn].get("tool_calls") or str(messages[turn].get("content") or "").strip()):
             raise DataError(f"message {turn + 1} of the conversation is an empty answer; drop the row")
-    shape = turn_shape(tokenizer)
-    masked = mask_control_tokens(tokenizer, messages)
-    starts = [render(tokenizer, masked.messages[:turn], date, add_generation_prompt=True) for turn in turns]
+    masked = mask_control_tokens(tokenizer, messages[: turns[-1] + 1], tools)
+    refuse_unprinted_tools(tokenizer, masked.messages[:-1], date, masked.tools)
+    starts = [render(tokenizer, masked.messages[:turn], date, True, masked.tools) for turn in turns]
     ids: list[int] = []
     mask: list[int] = []
     said = ""
@@ -241,9 +260,12 @@ def _encode(
         if not starts[i].startswith(said):
             raise _rewritten(turn)
         _extend(masked, ids, mask, said, starts[i], learned=0)
-        answer = _answer_text(str(masked.messages[turn].get("content") or ""), shape, starts[i], following)
-        if answer is None:
+        forms = _forms(tokenizer, masked.messages[turn])
+        if following is not None:
+            forms = [form for form in forms if following.startswith(starts[i] + form)]
+        if not forms:
             raise _rewritten(turn)
+        answer = forms[0]
         said = starts[i] + answer
         _extend(masked, ids, mask, starts[i], said, learned=1)
     controls = control_tokens(tokenizer).ids
@@ -260,15 +282,12 @@ def _extend(masked: Masked, ids: list[int], mask: list[int], done: str, text: st
     mask += [learned] * len(new)
 
 
-def _answer_text(content: str, shape: TurnShape, start: str, following: str | None) -> str | None:
-    """Give the answer as it stands in the conversation, end-of-turn token included; None where it was rewritten."""
-    if following is None:
-        return shape.dress(content)
-    for words in (content, content.strip()):  # many templates trim
-        dressed = shape.dress(words)
-        if following.startswith(start + dressed):
-            return dressed
-    return None
+def _forms(tokenizer: PreTrainedTokenizerBase, message: Message) -> list[str]:
+    """List the ways in which the template may print an answer, end-of-turn token included, the likeliest first."""
+    if "tool_calls" in message:
+        return [print_calls(tokenizer, message)]
+    content = str(message.get("content") or "")
+    return [print_words(tokenizer, words) for words in (content, content.strip())]  # many templates trim
 
 
 def _rewritten(turn: int) -> DataError:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.core.errors import DataError
 from posttrain.core.formats import Message, refuse_half_pairs
+from posttrain.core.tools import plain_messages, plain_tools
 
 # Plane 16's private-use area: its characters mean nothing to anyone, and templates do not trim them.
 _FIRST_MARK, _LAST_MARK = 0x100000, 0x10FFFD
@@ -104,12 +105,14 @@ class Masked:
 
     Attributes:
         messages: the messages with marks.
+        tools: the schemas of functions with marks; None where there are none.
         texts: mark → what it stands for; empty for harmless conversations.
         spare: a mark that stands for nothing.
     """
 
     tokenizer: PreTrainedTokenizerBase
     messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
     texts: dict[str, str] = field(default_factory=dict)
     spare: str = SPARE
 
@@ -135,18 +138,18 @@ class Masked:
         return ids
 
 
-def mask_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Masked:
-    """Put marks in place of control tokens in all texts of the messages.
+def mask_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Any = None) -> Masked:
+    """Put marks in place of control tokens in all texts of the messages and of the row's `tools`.
 
     Raises:
-        DataError: a role contains a control token, or a text contains a mark.
+        DataError: a role contains a control token, a text contains a mark, or calls or schemas are none.
     """
     marks: dict[str, str] = {}
     controls = control_tokens(tokenizer)
 
     def hide(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: hide(part) for key, part in value.items()}
+            return {hide(key): hide(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
             return [hide(part) for part in value]
         if not isinstance(value, str):
@@ -163,8 +166,8 @@ def mask_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     for message in messages:
         if find_control_tokens(str(message.get("role")), tokenizer):
             raise DataError(f"the role {message.get('role')!r} contains a control token; use a plain word")
-    masked = [hide(dict(message)) for message in messages]
-    return Masked(tokenizer, masked, {mark: text for text, mark in marks.items()})
+    masked, schemas = hide(plain_messages(messages)), hide(plain_tools(tools))
+    return Masked(tokenizer, masked, schemas, {mark: text for text, mark in marks.items()})
 
 
 def _split_at_marks(text: str, controls: ControlTokens) -> Iterator[tuple[str, bool]]:

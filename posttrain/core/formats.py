@@ -25,6 +25,7 @@ from posttrain.core.messages import (
     whole_text,
 )
 from posttrain.core.parquet import read_parquet
+from posttrain.core.tools import fault_of_tools
 
 __all__ = [
     "ROLES",
@@ -128,6 +129,9 @@ def _check_messages_row(row: Mapping[str, Any], allow_empty: bool) -> None:
     messages = conversation(_field(row, "messages"), "messages")
     if all(message["role"] != "assistant" for message in messages):
         raise Fault("field 'messages': no assistant message, so there is nothing to learn; drop the row")
+    fault = fault_of_tools(row.get("tools"))
+    if fault:
+        raise Fault(f"field 'tools': {fault}")
 
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any], bool], None]] = {

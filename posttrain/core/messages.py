@@ -7,8 +7,7 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
-
-Message = dict[str, Any]
+from posttrain.core.tools import Message, fault_of_tool_calls
 
 ROLES = ("system", "user", "assistant", "tool")
 PROMPT_EXAMPLE = '[{"role": "user", "content": "…"}]'
@@ -74,6 +73,8 @@ def answer_text(value: Any, name: str, allow_empty: bool) -> str:
     message = _message(value[0], f"{name}[0]", allow_empty)
     if message["role"] != "assistant":
         raise Fault(f"field '{name}': expected the role 'assistant', got '{message['role']}'")
+    if "tool_calls" in message:
+        raise Fault(f"field '{name}': an answer is a text; tool calls are learned from rows with 'messages'")
     return message["content"]
 
 
@@ -103,6 +104,9 @@ def _message(value: Any, name: str, allow_empty: bool = False) -> Message:
         raise Fault(f"field '{name}.content': expected a text, got {shown(content)}")
     if not content.strip() and not allow_empty and "tool_calls" not in message:
         raise Fault(f"field '{name}.content': empty; give a text or drop the message")
+    fault = fault_of_tool_calls(message)
+    if fault:
+        raise Fault(f"field '{name}.tool_calls': {fault}")
     return {**message, "content": whole_text(content, f"field '{name}.content'")}
 
 

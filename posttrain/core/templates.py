@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.core.control_tokens import SPARE, control_tokens
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.formats import Message
+from posttrain.core.tools import names_of_calls
 
 # Stands before a template that reads the clock (`strftime_now`), and gives it the fixed date whatever the format.
 _STOPPED_CLOCK = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro %}{{ '' }}"
@@ -23,12 +24,15 @@ class TurnShape:
     """Describe what a template puts around an assistant's words.
 
     Attributes:
+        preamble: what a template puts between the generation prompt and the words that is no white space (an empty
+            block of thoughts), often none; it is not the assistant's own and is never learned.
         lead: white space between the generation prompt and the words, often none.
         trail: white space between the words and the end-of-turn token, often none.
         end: the text of the end-of-turn token.
         end_id: its id.
     """
 
+    preamble: str
     lead: str
     trail: str
     end: str
@@ -56,12 +60,17 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    date: str | None,
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """Render a conversation as text.
 
     Args:
         date: printed by templates that print the date (`date_string`), also by those that read the clock themselves.
+        tools: JSON schemas of functions that the assistant may call.
 
     Raises:
         DataError: the template refuses the messages, by its own rules on roles and their order.
@@ -73,6 +82,7 @@ def render(
     try:
         text = tokenizer.apply_chat_template(
             list(messages),
+            tools=None if tools is None else [dict(tool) for tool in tools],
             chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
@@ -118,5 +128,68 @@ def _read_turn_shape(tokenizer: PreTrainedTokenizerBase) -> TurnShape:
             raise ModelError("nothing ends an assistant's turn: the tokenizer has no end-of-sequence token; name one")
     end_id = tokenizer.convert_tokens_to_ids(end)
     assert isinstance(end_id, int)  # one token in, one id out
-    # Words that a template puts before the answer (an empty block of thoughts) are not the assistant's own.
-    return TurnShape(lead if lead.isspace() else "", trail, end, end_id)
+    preamble = "" if lead.isspace() else lead
+    return TurnShape(preamble, lead.removeprefix(preamble), trail, end, end_id)
+
+
+def print_calls(tokenizer: PreTrainedTokenizerBase, message: Message) -> str:
+    """Give an assistant message with tool calls as the template prints it, end-of-turn token included.
+
+    It is read off the shortest conversation, since its own may print what came before in another way once it is there
+    (Mistral's system message goes with the last user message).
+
+    Raises:
+        DataError: the template prints no tool calls, or refuses these.
+    """
+    shape = turn_shape(tokenizer)
+    question = {"role": "user", "content": "x"}
+    start = render(tokenizer, [question], "", add_generation_prompt=True)
+    whole = render(tokenizer, [question, message], "", add_generation_prompt=False)
+    printed = whole.removeprefix(start).removeprefix(shape.preamble)
+    if not whole.startswith(start) or not all(name in printed for name in names_of_calls(message)):
+        raise DataError("the chat template does not print tool calls; drop the row, or use a template that does")
+    words, end, _ = printed.partition(shape.end)
+    words = words if end else words.rstrip()
+    ends_itself = not end and any(words.endswith(token) for token in control_tokens(tokenizer).edges)
+    return words if ends_itself else words + shape.end  # some have a token of their own to end a call
+
+
+def print_words(tokenizer: PreTrainedTokenizerBase, words: str) -> str:
+    """Give an assistant's words as the template prints them, end-of-turn token included.
+
+    Raises:
+        DataError: the template opens an answer with control tokens behind its generation prompt (gpt-oss's channels).
+            The model would have to write them, and a message's text cannot hold them.
+    """
+    shape = turn_shape(tokenizer)
+    if control_tokens(tokenizer).pattern.search(shape.preamble):
+        raise DataError(
+            f"the chat template opens an answer with {shape.preamble!r} behind its generation prompt, control tokens "
+            "that the model itself would have to write; such templates are not supported, use one that opens with text"
+        )
+    return shape.dress(words)
+
+
+def refuse_unprinted_tools(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    date: str | None,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Refuse a conversation of which the template leaves out tools, calls or their results without a word.
+
+    Raises:
+        DataError: says what is left out.
+    """
+    if not tools and not any("tool_calls" in message or message.get("role") == "tool" for message in messages):
+        return
+    results = sum(message.get("role") == "tool" for message in messages)
+    marked = [message | {"content": SPARE} if message.get("role") == "tool" else message for message in messages]
+    text = render(tokenizer, marked, date, True, tools)
+    missing = [
+        *(["the results of tools"] if text.count(SPARE) < results else []),
+        *(["tool calls"] if any(name not in text for message in messages for name in names_of_calls(message)) else []),
+        *(["tools"] if tools and text == render(tokenizer, marked, date, True) else []),
+    ]
+    if missing:
+        raise DataError(f"the chat template does not print {' or '.join(missing)}; drop the row, or use one that does")

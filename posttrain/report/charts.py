@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -12,6 +13,20 @@ from posttrain.report.figures import DASHES, FAINT, INK, MARKERS, SERIES, draw, 
 
 Point = tuple[str, float, float | None, float | None]  # label, value, low, high
 WIDTH = 7.2
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pairs of which a reward model was about as sure: its mean confidence in [0.5, 1], and the share it got right.
+
+    `low` and `high` are the 95 % interval of that share, `count` the number of pairs.
+    """
+
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+    count: int
 
 
 def interval_chart(
@@ -111,25 +126,36 @@ def doubling_chart(
     return draw(name, (WIDTH * 0.7, 2.6), title, paint)
 
 
-def calibration_chart(name: str, title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Draw how often the reward model was right against how sure it was; on the dashed line both are equal."""
+def calibration_charts(name: str, title: str, charts: Sequence[tuple[str, Sequence[Bin]]]) -> Markup:
+    """Draw how often each reward model was right against how sure it was, a panel per model, three in a row.
+
+    On the dashed line both are equal. A mark's area grows with the pairs behind it; its bar is the 95 % interval.
+    """
+    columns = min(3, len(charts))
+    rows = -(-len(charts) // columns)
+    lowest = min(0.45, *(point.low for _, points in charts for point in points))
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.plot([0.5, 1.0], [0.5, 1.0], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        for index, (label, points) in enumerate(series.items()):
-            axes.plot(
-                [x for x, _ in points], [y for _, y in points], label=label,
-                color=SERIES[index % 6], linestyle=DASHES[index % 6], marker=MARKERS[index % 6],
-            )  # fmt: skip
-        axes.set_xlim(0.49, 1.01)
-        axes.set_ylim(top=1.03)
-        axes.set_xlabel("how sure it was (probability of its choice)")
-        axes.set_ylabel("how often it was right")
-        grid(axes, "both")
-        legend(axes)
+        for place, (heading, points) in enumerate(charts, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            axes.plot([0.5, 1.0], [0.5, 1.0], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            sure, right = [point.confidence for point in points], [point.accuracy for point in points]
+            below = [point.accuracy - point.low for point in points]
+            above = [point.high - point.accuracy for point in points]
+            axes.errorbar(sure, right, yerr=[below, above], color=SERIES[0], linewidth=1.0, capsize=2)
+            most = max(point.count for point in points)
+            axes.scatter(sure, right, s=[6 + 60 * point.count / most for point in points], color=SERIES[0], zorder=3)
+            axes.set_xlim(0.48, 1.02)
+            axes.set_ylim(lowest - 0.02, 1.03)
+            axes.set_title(heading, loc="left")
+            axes.tick_params(labelsize=7.5)
+            if place > len(charts) - columns:
+                axes.set_xlabel("how sure it was", fontsize=8)
+            if place % columns == 1 or columns == 1:
+                axes.set_ylabel("how often it was right", fontsize=8)
+            grid(axes, "both")
 
-    return draw(name, (WIDTH * 0.6, 3.0), title, paint)
+    return draw(name, (WIDTH if columns > 1 else 3.4, 2.5 * rows), title, paint)
 
 
 def panels(name: str, title: str, charts: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, float]]]]]) -> Markup:
@@ -142,7 +168,7 @@ def panels(name: str, title: str, charts: Sequence[tuple[str, Mapping[str, Seque
             axes = figure.add_subplot(rows, columns, place)
             for index, (label, points) in enumerate(series.items()):
                 axes.plot(
-                    [x for x, _ in points], [y for _, y in points], label=label,
+                    [x for x, _ in points], [y for _, y in points], label=_short(label, series),
                     color=SERIES[index % 6], linestyle=DASHES[index % 6], marker="o" if len(points) == 1 else "",
                 )  # fmt: skip
             axes.set_title(heading, loc="left")
@@ -155,3 +181,10 @@ def panels(name: str, title: str, charts: Sequence[tuple[str, Mapping[str, Seque
             legend(axes)
 
     return draw(name, (WIDTH if columns > 1 else 3.4, 1.9 * rows), title, paint)
+
+
+def _short(label: str, among: Mapping[str, object]) -> str:
+    """Name a series by what stands behind the slash, where that tells it from the others."""
+    ends = [name.rpartition("/")[2] for name in among]
+    end = label.rpartition("/")[2]
+    return end if ends.count(end) == 1 else label

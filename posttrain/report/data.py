@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from posttrain.report.blocks import Block, Picture, Section, Table, is_number, not_yet, number
-from posttrain.report.charts import calibration_chart, doubling_chart, grouped_bar_chart
+from posttrain.report.charts import Bin, calibration_charts, doubling_chart, grouped_bar_chart
 
 Run = Mapping[str, Any]
 STEPS = ("written", "cleaned", "sampled", "kept", "trained")
@@ -64,14 +65,29 @@ def reward_model_section(run: Run) -> Section:
     strengths = {name: report["by_strength"] for name, report in reports.items() if report.get("by_strength")}
     if strengths:
         blocks.append(_strengths(strengths))
-    curves = {f"round {name}": _bins(report.get("calibration")) for name, report in reports.items()}
-    curves = {name: points for name, points in curves.items() if points}
-    if curves:
-        drawing = calibration_chart("calibration", "Calibration of the reward model, by round", curves)
-        blocks.append(Picture(drawing, "On the dashed line the reward model is right as often as it expects to be."))
-    else:
-        blocks.append(not_yet("Calibration"))
+    curves = {name: points for name, report in reports.items() if (points := _bins(report.get("calibration")))}
+    blocks += _calibration(curves, reports) if curves else [not_yet("Calibration")]
     return Section("reward-model", "Reward model", blocks)
+
+
+def _calibration(curves: Mapping[str, list[Bin]], reports: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Draw a panel per reward model, and put its bins into a table."""
+    charts = []
+    for name, points in curves.items():
+        error = reports[name].get("ece")
+        charts.append((f"round {name}" + (f", error {number(error)}" if is_number(error) else ""), points))
+    drawing = calibration_charts("calibration", "Calibration of the reward model, by round", charts)
+    caption = (
+        "On the dashed line a reward model is right as often as it expects to be; below it, it is too sure. Marks grow "
+        "with the pairs behind them, bars are 95 % intervals, error is the expected calibration error (ECE)."
+    )
+    rows = [
+        [f"round {name}", number(bin.confidence), f"{number(bin.accuracy)} [{number(bin.low)}, {number(bin.high)}]",
+         number(bin.count)]
+        for name, points in curves.items() for bin in points
+    ]  # fmt: skip
+    table = Table("Calibration in numbers.", ["Reward model", "Sure", "Right", "Pairs"], rows, folded=True)
+    return [Picture(drawing, caption), table]
 
 
 def _strengths(by_round: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -88,16 +104,24 @@ def _accuracy(entry: object) -> str:
     return number(entry.get("accuracy")) + (f" ({number(count)} pairs)" if count is not None else "")
 
 
-def _bins(bins: object) -> list[tuple[float, float]]:
-    """Read calibration bins: rows of `confidence`, `accuracy`, `count`; empty bins are left out."""
+def _bins(bins: object) -> list[Bin]:
+    """Read calibration bins: rows of `confidence`, `accuracy`, `count`; bins without pairs are left out."""
     if not isinstance(bins, Sequence):
         return []
     points = []
     for entry in bins:
-        sure, right = entry.get("confidence"), entry.get("accuracy")
-        if is_number(sure) and is_number(right) and entry.get("count", 1):
-            points.append((float(sure), float(right)))
+        sure, right, count = entry.get("confidence"), entry.get("accuracy"), entry.get("count")
+        if is_number(sure) and is_number(right) and is_number(count) and count > 0:
+            points.append(Bin(float(sure), float(right), *wilson_interval(float(right), count), count))
     return points
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Give the 95 % interval of a share of `count` pairs (Wilson 1927); ties may make it no whole number of them."""
+    z = 1.959964
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def best_of_k_section(run: Run) -> Section:

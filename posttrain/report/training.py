@@ -12,20 +12,22 @@ from posttrain.report.charts import bar_chart, panels
 Run = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
-# Heading of a panel, and the logged names that it draws together.
+# Heading of a panel, and the logged names that it draws together. Log-probs, rewards and KL are in nats.
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "train_loss", "eval_loss")),
+    ("parts of the loss", ("loss/preference", "loss/nll", "loss/divergence")),
     ("accuracy", ("accuracy", "rewards/accuracies", "mean_token_accuracy", "eval_accuracy", "eval_rewards/accuracies")),
-    ("log-prob (nats)", ("logps/chosen", "logps/rejected", "chosen_logprob", "rejected_logprob")),
-    ("implicit reward", ("rewards/chosen", "rewards/rejected")),
     ("margin", ("margin", "rewards/margins")),
+    ("implicit reward", ("rewards/chosen", "rewards/rejected")),
     ("log-prob per token (nats)", ("logps_per_token/chosen", "logps_per_token/rejected")),
+    ("log-prob of answers (nats)", ("logps/chosen", "logps/rejected", "chosen_logprob", "rejected_logprob")),
+    ("KL per token (nats)", ("kl", "objective/kl")),
     ("score", ("mean_reward", "min_reward", "max_reward")),
     ("entropy (nats)", ("entropy",)),
-    ("KL from the base (nats)", ("kl", "objective/kl")),
-    ("length (tokens)", ("length", "mean_length", "completions/mean_length")),
+    ("length (tokens)", ("length/chosen", "length/rejected", "length", "mean_length", "completions/mean_length")),
     ("gradient norm", ("grad_norm",)),
     ("learning rate", ("learning_rate",)),
+    ("tokens per second", ("tokens_per_second",)),
 )
 MAX_POINTS = 200
 MAX_BARS = 40
@@ -72,7 +74,20 @@ def curves_section(run: Run) -> Section:
         headings = ", ".join(heading for heading, _ in charts)
         drawing = panels(key, f"{name}: {headings} over training steps", charts)
         blocks.append(Picture(drawing, f"{name}. {_first_to_last(charts)}"))
+        blocks.append(_in_numbers(str(name), rows))
     return Section("training", "Training", blocks or [not_yet("Training curves")])
+
+
+def _in_numbers(stage: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Put every curve of a stage into a line: where it began and ended, and its extremes, of all logged steps."""
+    lines: list[list[Cell | str]] = []
+    for _, names in PANELS:
+        for name in names:
+            values = [float(row[name]) for row in rows if is_number(row.get(name))]
+            if values:
+                lines.append([name, *(f"{value:.4g}" for value in (values[0], values[-1], min(values), max(values)))])
+    columns = ["Logged as", "First", "Last", "Lowest", "Highest"]
+    return Table(f"{stage} in numbers.", columns, lines, folded=True)
 
 
 def _charts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Points]]]:

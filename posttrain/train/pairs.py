@@ -76,14 +76,15 @@ def _fit(
         pair[f"{name}_ids"] = side.ids[start:]
         pair[f"{name}_mask"] = side.mask[start:]
         pair[f"{name}_scored"] = [int(m and not f) for m, f in zip(side.mask, shown, strict=True)][start:]
-    if not any(pair["chosen_scored"]) or not any(pair["rejected_scored"]):
-        intake.drop("an answer without words")
+    was_cut = any(len(side.ids) > max_tokens for side in sides)
+    has_words = any(pair["chosen_scored"]) and any(pair["rejected_scored"])
+    if not has_words or pair["chosen_ids"] == pair["rejected_ids"]:
+        if was_cut:  # what tells the two apart lies beyond
+            intake.drop_too_long()
+        else:
+            intake.drop("chosen equals rejected" if has_words else "an answer without words")
         return None
-    if pair["chosen_ids"] == pair["rejected_ids"]:
-        intake.drop("chosen equals rejected")
-        return None
-    if any(len(side.ids) > max_tokens for side in sides):
-        intake.num_truncated += 1
+    intake.num_truncated += was_cut
     return pair
 
 

@@ -142,9 +142,9 @@ def encode_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, date:
     if "messages" not in row:
         return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"], date)]
     try:
-        return [encode_messages(tokenizer, row["messages"], date)]
+        return [encode_messages(tokenizer, row["messages"], date, row.get("tools"))]
     except DataError:
-        return encode_turns(tokenizer, row["messages"], date)
+        return encode_turns(tokenizer, row["messages"], date, row.get("tools"))
 
 
 class RowCollator:

@@ -11,6 +11,7 @@ from posttrain.core.prompts import read_prompts
 USER = {"role": "user", "content": "say yes"}
 ANSWER = [{"role": "assistant", "content": "yes"}]
 OTHER = [{"role": "assistant", "content": "no"}]
+CALLS = [{"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}]
 GOOD = {
     "prompt": {"prompt": [USER]},
     "completion": {"prompt": [USER], "completion": ANSWER},
@@ -42,6 +43,23 @@ BAD = [
     ("ranking", {"completions": [ANSWER]}, ["two or more answers"]),
     ("ranking", {"completions": [ANSWER, ANSWER]}, ["the same text stands there twice"]),
     ("messages", {"messages": [USER]}, ["no assistant message"]),
+    ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": []}]}, ["[1].tool_calls", "got []"]),
+    ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, ["call 1: expected", "got 'x'"]),
+    (
+        "messages",
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "look", "arguments": "at it"}]}]},
+        ["call 1: arguments must be an object or its JSON text, got 'at it'"],
+    ),
+    (
+        "messages",
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "look", "arguments": {"at": None}}]}]},
+        ["call 1: arguments hold null", "JSON text"],
+    ),
+    ("messages", {"tools": [{"name": "look", "parameters": {"at": None}}]}, ["schema holds null", "JSON text"]),
+    ("messages", {"messages": [{**USER, "tool_calls": CALLS}, *ANSWER]}, ["only the assistant calls", "'user'"]),
+    ("messages", {"tools": "look"}, ["field 'tools': expected a list of schemas", "got 'look'"]),
+    ("messages", {"tools": [{"type": "function"}]}, ["field 'tools': tool 1: expected", "got {'type': 'function'}"]),
+    ("completion", {"completion": [{"role": "assistant", "tool_calls": CALLS}]}, ["an answer is a text; tool calls"]),
     ("messages", {"messages": [USER, {"role": "assistant", "content": None}]}, ["messages[1].content", "got nothing"]),
 ]
 
@@ -60,6 +78,23 @@ def test_a_bad_row_is_named_with_field_expected_and_found(kind, change, words):
     for word in ["rows.jsonl", "row 2: ", "1 fault", *words]:
         assert word in str(error.value)
     assert "row 1:" not in str(error.value)
+
+
+def test_tools_calls_and_results_are_good_messages_and_prompts():
+    turns = [USER, {"role": "assistant", "tool_calls": CALLS}, {"role": "tool", "content": "it"}]
+    as_text = [{"name": "look", "arguments": '{"at": null}'}]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    rows = [
+        {"messages": turns},
+        {"messages": [*turns, *ANSWER], "tools": tools},
+        {
+            "messages": [USER, {"role": "assistant", "content": "wait", "tool_calls": as_text}],
+            "tools": json.dumps(tools),
+        },
+        {"messages": [{**USER, "tool_calls": None}, *ANSWER], "tools": None},  # as Parquet gives them
+    ]
+    check_rows(rows, "messages", "rows")
+    assert normalize_prompt(turns)[:1] == [USER]
 
 
 def test_an_empty_sample_may_be_scored(tmp_path):

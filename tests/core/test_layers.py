@@ -1,6 +1,7 @@
 """The floors: what may import what, and what must stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,16 @@ def test_what_reads_and_plans_stays_light():
 def test_a_package_says_what_it_is(package):
     text = (ROOT / package.replace(".", "/") / "__init__.py").read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
+
+
+def test_messages_become_ids_in_one_place():
+    """One text, one token sequence: nobody but the core renders templates or calls a tokenizer."""
+    calls = re.compile(r"\.apply_chat_template\(|(?<!\w)tokenizer\(")
+    found = {
+        str(path.relative_to(ROOT))
+        for package in OURS
+        for path, _ in files_of(package)
+        if calls.search(path.read_text())
+    }
+    # The probe of an engine also takes tokenizers without a template, on a text of its own.
+    assert found == {"posttrain/core/templates.py", "posttrain/core/control_tokens.py", "synth/engines/probe.py"}

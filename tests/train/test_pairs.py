@@ -61,31 +61,6 @@ def test_fillers_weigh_nothing(tiny_tokenizer):
     assert batch["num_tokens"] == (6 + 4) + (6 + 2)
 
 
-@pytest.mark.parametrize("max_tokens", range(2, 14))
-@pytest.mark.parametrize("prompt_words", [1, 4])
-@pytest.mark.parametrize(("chosen_words", "rejected_words"), [(1, 1), (1, 6), (6, 1), (4, 6)])
-def test_truncation_leaves_words_on_both_sides_or_drops_the_pair(
-    tiny_tokenizer, max_tokens, prompt_words, chosen_words, rejected_words
-):
-    row = pair(" ".join(["list"] * prompt_words), " ".join(["cat"] * chosen_words), " ".join(["dog"] * rejected_words))
-    section = config(max_tokens=max_tokens, max_truncated_rate=1.0)
-    header = 1 + prompt_words + 1 + 1 + 1  # <bos> <user> words <end> <assistant>
-    if header >= max_tokens:
-        with pytest.raises(DataError, match="none of 1 rows is left"):
-            tokenize_pairs([row], tiny_tokenizer, section, True)
-        return
-    dataset, intake = tokenize_pairs([row], tiny_tokenizer, section, True)
-    kept = dataset[0]
-    end = end_of_turn_id(tiny_tokenizer)
-    assert len(kept["prompt_ids"]) == header
-    for side, words in (("chosen", chosen_words), ("rejected", rejected_words)):
-        room = min(words + 1, max_tokens - header)
-        assert len(kept[f"{side}_ids"]) == room
-        assert sum(kept[f"{side}_scored"]) >= 1
-        assert (kept[f"{side}_ids"][-1] == end) == (room == words + 1)
-    assert intake.num_truncated == int(header + max(chosen_words, rejected_words) + 1 > max_tokens)
-
-
 def test_too_many_cut_rows_are_refused_with_the_number_to_allow(tiny_tokenizer):
     rows = [pair(chosen="red " * 20)] + [pair()] * 9
     with pytest.raises(DataError, match=r"1 of 10 rows \(10\.0%\).*max_truncated_rate=0\.100"):

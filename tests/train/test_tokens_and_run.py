@@ -41,6 +41,26 @@ def test_tokens_of_rankings_and_of_rows_that_are_too_long(tiny_model_dir):
     assert line["drop_reason"] == "longer than max_tokens" and line["ids"] == []
 
 
+def test_pairs_are_shown_cut_as_training_cuts_them(tiny_model_dir):
+    row = {**PAIR, "rejected": say("assistant", "fish " * 9)}
+    lines = show_tokens("dpo", tiny_model_dir, [row], DPOConfig(max_steps=1, max_tokens=7))
+    assert [(learned(line), line.get("num_cut", 0)) for line in lines] == [(["cat", "dog"], 1), (["fish", "fish"], 8)]
+    lines = show_tokens("dpo", tiny_model_dir, [row], DPOConfig(max_steps=1, max_tokens=5))
+    assert [line["drop_reason"] for line in lines] == ["longer than max_tokens"] * 2
+
+
+def test_characters_of_several_tokens_are_whole_with_their_last(tmp_path, tiny_model_dir):
+    from stock_templates import stock_tokenizer
+
+    stock_tokenizer("llama 3").save_pretrained(tmp_path)
+    row = {"messages": [*say("user", "hi"), *say("assistant", "a 谢🙂\ufffd b")]}
+    (line,) = show_tokens("sft", tmp_path, [row], SFTConfig(max_steps=1))
+    assert "".join(line["text"]).endswith("a 谢🙂\ufffd b<|eot_id|>")
+    place = line["text"].index("谢")  # three bytes, three tokens: no merge of them is in this small vocabulary
+    assert line["text"][place - 2 : place] == ["", ""] and line["mask"][place - 2 : place] == [1, 1]
+    assert len(line["text"]) == len(line["ids"]) == len(line["kinds"]) == len(line["tokens"])
+
+
 def test_only_the_first_rows_are_shown(tiny_model_dir):
     lines = show_tokens("sft", tiny_model_dir, iter(completion_rows(9)), SFTConfig(max_steps=1), num_rows=3)
     assert [line["row"] for line in lines] == [0, 1, 2]

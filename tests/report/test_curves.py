@@ -1,0 +1,112 @@
+"""Curves of training and calibration of reward models: complete, and equal to what was logged."""
+
+import json
+import re
+
+import pytest
+
+from posttrain.report.data import reward_model_section, wilson_interval
+from posttrain.report.training import PANELS, curves_section
+
+DRAWN = {name for _, names in PANELS for name in names}
+UNDRAWN = {"step", "epoch", "num_tokens"}  # places on the axis and a running sum
+
+
+def answers(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def ask(text):
+    return [{"role": "user", "content": text}]
+
+
+COLOURS = ("red", "green", "blue", "black")
+PAIRS = [{"prompt": ask(color), "chosen": answers("cat dog"), "rejected": answers("fish")} for color in COLOURS]
+ROWS = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS]
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_model_dir, tmp_path_factory):
+    """What each kind of training really logs."""
+    from posttrain.config import DPOConfig, RewardModelConfig, SFTConfig
+    from posttrain.train.run import train
+    from posttrain.train.trainer import DEFAULT_EXECUTION
+
+    common = {"learning_rate": 1e-4, "max_steps": 1, "global_batch_size": 4}
+    configs = {"sft": SFTConfig(**common), "dpo": DPOConfig(**common), "reward_model": RewardModelConfig(**common)}
+    rows = {}
+    for kind, config in configs.items():
+        out = tmp_path_factory.mktemp(kind)
+        train(kind, tiny_model_dir, ROWS if kind == "sft" else PAIRS, out, config, 0, DEFAULT_EXECUTION)
+        rows[kind] = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return rows
+
+
+def test_every_number_that_a_trainer_logs_has_a_curve(logged):
+    for kind, rows in logged.items():
+        assert rows and set(rows[0]) - UNDRAWN - DRAWN == set(), kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "headings"),
+    [
+        ("sft", ["loss", "accuracy", "gradient norm"]),
+        ("reward_model", ["loss", "accuracy", "margin", "gradient norm"]),
+        ("dpo", ["loss", "accuracy", "margin", "log-prob per token (nats)", "KL per token (nats)"]),
+        ("dpo", ["parts of the loss", "gradient norm", "learning rate"]),
+    ],
+)
+def test_the_curves_asked_for_are_there(logged, kind, headings):
+    picture, table = curves_section({"training": {f"round_1/{kind}": logged[kind]}}).blocks
+    for heading in headings:
+        assert f">{heading}<" in picture.svg
+    values = {row[0]: row[1] for row in table.rows}
+    assert values["grad_norm"] == f"{logged[kind][0]['grad_norm']:.4g}"
+
+
+def test_a_curves_line_in_the_table_worked_by_hand():
+    rows = [{"step": step, "loss": loss, "kl": None} for step, loss in ((1, 0.6931), (2, 0.9), (3, 0.25), (4, 0.5))]
+    _, table = curves_section({"training": {"dpo": rows}}).blocks
+    assert table.rows == [["loss", "0.6931", "0.5", "0.25", "0.9"]]
+
+
+def test_series_are_named_by_what_tells_them_apart():
+    rows = [{"step": 1, "logps_per_token/chosen": -1.0, "logps_per_token/rejected": -2.0}]
+    picture, _ = curves_section({"training": {"dpo": rows}}).blocks
+    assert re.findall(r">(chosen|rejected|logps_per_token/\w+)<", picture.svg) == ["chosen", "rejected"]
+
+
+# ------------------------------------------------------------------ calibration
+
+
+def report(accuracy, count):
+    bins = [
+        {"low": 0.5, "high": 0.75, "count": count, "confidence": 0.7, "accuracy": accuracy},
+        {"low": 0.75, "high": 1.0, "count": 0, "confidence": None, "accuracy": None},
+    ]
+    return {"accuracy": accuracy, "num_pairs": count, "ece": abs(0.7 - accuracy), "calibration": bins}
+
+
+def test_wilsons_interval_worked_by_hand():
+    # 8 of 10, z = 1.96: centre (0.8 + 3.8416 / 20) / 1.38416 = 0.71674, half 1.96 * sqrt(0.016 + 0.009604) / 1.38416
+    # = 1.96 * 0.160013 / 1.38416 = 0.22658
+    assert wilson_interval(0.8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-4)
+    # 0 of n: from 0 to z^2 / (n + z^2) = 3.8416 / 13.8416
+    assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.27754), abs=1e-4)
+    low, high = wilson_interval(0.2, 10)  # mirrored
+    assert (1 - high, 1 - low) == pytest.approx(wilson_interval(0.8, 10))
+
+
+def test_each_reward_model_has_its_own_calibration_plot():
+    section = reward_model_section({"reward_model": {"1": report(0.8, 10), "2": report(0.6, 20)}})
+    [picture] = [block for block in section.blocks if block.kind == "picture"]
+    # ECE: |0.7 - 0.8| and |0.7 - 0.6|
+    assert re.findall(r">(round \d, error [\d.]+)<", picture.svg) == ["round 1, error 0.100", "round 2, error 0.100"]
+    table = section.blocks[-1]
+    assert table.rows[0] == ["round 1", "0.700", "0.800 [0.490, 0.943]", "10"]
+    assert [row[0] for row in table.rows] == ["round 1", "round 2"]  # empty bins are left out
+
+
+def test_without_bins_the_page_says_so():
+    section = reward_model_section({"reward_model": {"1": {"accuracy": 0.9, "num_pairs": 10, "calibration": []}}})
+    assert "Calibration: not there yet" in section.blocks[-1].text
