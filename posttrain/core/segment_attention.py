@@ -42,11 +42,13 @@ class Bucket:
         queries_NQ: after a run's end its last query.
         keys_NK: likewise.
         mask_N11K: 0, and minus infinity at keys after a run's end; None where all have K keys.
+        counts_NQ: 1, and 0 at queries after a run's end.
     """
 
     queries_NQ: Tensor
     keys_NK: Tensor
     mask_N11K: Tensor | None
+    counts_NQ: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Layout:
         prefixes: all queries that see a prompt, and the prompts.
         prefix_order_S: the row of the queries of `prefixes` that holds each of the S tokens that see a prompt.
         seeing_S: the places of these tokens.
-        plainly: see `attend`.
+        learns: whether gradients are wanted, or numbers to compare with such as have them.
     """
 
     own: list[Bucket]
@@ -67,13 +69,13 @@ class Layout:
     prefixes: list[Bucket]
     prefix_order_S: Tensor
     seeing_S: Tensor
-    plainly: bool = False
+    learns: bool = False
 
 
 Run = tuple[range, range]  # the places of queries, and of the keys that they see
 
 
-def layout(pack: Pack, device: torch.device, plainly: bool = False) -> Layout:
+def layout(pack: Pack, device: torch.device, learns: bool = False) -> Layout:
     """Lay out the segments of a pack for the attention function, once for all layers."""
     own = [range(segment.start, segment.start + segment.length) for segment in pack.segments]
     own_buckets, own_order = _buckets([(places, places) for places in own], device)
@@ -86,7 +88,7 @@ def layout(pack: Pack, device: torch.device, plainly: bool = False) -> Layout:
         prefix_buckets,
         torch.tensor([prefix_order[place] for place in seeing], device=device, dtype=torch.long),
         torch.tensor(seeing, device=device, dtype=torch.long),
-        plainly,
+        learns,
     )
 
 
@@ -127,7 +129,9 @@ def _buckets(runs: list[Run], device: torch.device) -> tuple[list[Bucket], dict[
         if int(lengths_N.min()) < num_keys:
             hidden_NK = torch.arange(num_keys, device=device) >= lengths_N[:, None]
             mask_N11K = torch.zeros(hidden_NK.shape, device=device).masked_fill_(hidden_NK, -math.inf)[:, None, None]
-        buckets.append(Bucket(queries_NQ, keys_NK, mask_N11K))
+        counts = torch.tensor([len(queries) for queries, _ in group], device=device)
+        counts_NQ = (torch.arange(num_queries, device=device) < counts[:, None]).float()
+        buckets.append(Bucket(queries_NQ, keys_NK, mask_N11K, counts_NQ))
     return buckets, order
 
 
@@ -159,14 +163,27 @@ def _attention(
         raise UnsupportedModel(f"{type(module).__name__} asks for {what}, which packs do not have")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_THD, key_TGD, value_TGD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    inputs = (query_THD, key_TGD, value_TGD, scale, shared_prefix.plainly)
-    out_THD, weight_TH = _over(shared_prefix.own, shared_prefix.own_order_T, *inputs, causal=True)
-    if not shared_prefix.prefixes:
-        return out_THD[None], None
-    seen_SHD, seen_weight_SH = _over(shared_prefix.prefixes, shared_prefix.prefix_order_S, *inputs, causal=False)
-    places_S = shared_prefix.seeing_S
-    joined_SHD = join(out_THD[places_S], weight_TH[places_S], seen_SHD, seen_weight_SH)
-    return out_THD.index_copy(0, places_S, joined_SHD)[None], None
+    if shared_prefix.learns and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+        out_THD: Tensor = _Learned.apply(query_THD, key_TGD, value_TGD, shared_prefix, scale)
+    else:
+        out_THD, _ = _joined(query_THD, key_TGD, value_TGD, shared_prefix, scale)
+    return out_THD[None], None
+
+
+def _joined(
+    query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, layout: Layout, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attend to own segment and prompt; return out_THD and the log-sum-exp of all logits, weight_TH."""
+    inputs = (query_THD, key_TGD, value_TGD, scale)
+    out_THD, weight_TH = _over(layout.own, layout.own_order_T, *inputs, causal=True)
+    if not layout.prefixes:
+        return out_THD, weight_TH
+    seen_SHD, seen_weight_SH = _over(layout.prefixes, layout.prefix_order_S, *inputs, causal=False)
+    places_S = layout.seeing_S
+    own_weight_SH = weight_TH[places_S]
+    joined_SHD = join(out_THD[places_S], own_weight_SH, seen_SHD, seen_weight_SH)
+    weight_SH = torch.logaddexp(own_weight_SH, seen_weight_SH)
+    return out_THD.index_copy(0, places_S, joined_SHD), weight_TH.index_copy(0, places_S, weight_SH)
 
 
 def _over(
@@ -176,20 +193,62 @@ def _over(
     key_TGD: Tensor,
     value_TGD: Tensor,
     scale: float,
-    plainly: bool,
     causal: bool,
 ) -> tuple[Tensor, Tensor]:
     """Attend bucket by bucket; return the outputs and the log-sum-exps of the rows that `order` lists."""
     outs, weights = [], []
     for bucket in buckets:
-        query_NHQD = query_THD[bucket.queries_NQ].transpose(1, 2)
-        key_NGKD, value_NGKD = (x[bucket.keys_NK].transpose(1, 2) for x in (key_TGD, value_TGD))
-        # In a causal bucket no query sees the keys after its own, so that padding needs no mask.
+        query_NHQD, key_NGKD, value_NGKD = _taken(bucket, query_THD, key_TGD, value_TGD)
         mask = None if causal or bucket.mask_N11K is None else bucket.mask_N11K.to(query_NHQD.dtype)
-        out, weight = attend(query_NHQD, key_NGKD, value_NGKD, scale, causal=causal, mask=mask, plainly=plainly)
+        out, weight = attend(query_NHQD, key_NGKD, value_NGKD, scale, causal=causal, mask=mask)
         outs.append(out.transpose(1, 2).flatten(0, 1))
         weights.append(weight.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs)[order], torch.cat(weights)[order]
+
+
+def _taken(bucket: Bucket, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take a bucket's queries, keys and values. In a causal one no query sees the padding of keys after its own."""
+    query_NHQD = query_THD[bucket.queries_NQ].transpose(1, 2)
+    return query_NHQD, key_TGD[bucket.keys_NK].transpose(1, 2), value_TGD[bucket.keys_NK].transpose(1, 2)
+
+
+class _Learned(torch.autograd.Function):
+    """Attend in float32 by torch's fused function, and go back through it bucket by bucket.
+
+    The gradient of a part's logits needs nothing of the other part but the output and the log-sum-exp of both together
+    (as in ring attention, Liu et al. 2023, arXiv:2310.01889), so that no logits are kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, layout: Layout, scale: float
+    ) -> Tensor:
+        ctx.layout, ctx.scale, ctx.dtype = layout, scale, query_THD.dtype
+        query_THD, key_TGD, value_TGD = query_THD.float(), key_TGD.float(), value_TGD.float()
+        out_THD, weight_TH = _joined(query_THD, key_TGD, value_TGD, layout, scale)
+        ctx.save_for_backward(query_THD, key_TGD, value_TGD, out_THD, weight_TH)
+        return out_THD.to(ctx.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query_THD, key_TGD, value_TGD, out_THD, weight_TH = ctx.saved_tensors
+        grads = [torch.zeros_like(tensor) for tensor in (query_THD, key_TGD, value_TGD)]
+        grad_THD = grad_THD.float()
+        layout = ctx.layout
+        for bucket, causal in [(b, True) for b in layout.own] + [(b, False) for b in layout.prefixes]:
+            taken = _taken(bucket, query_THD, key_TGD, value_TGD)
+            grad_NHQD, out_NHQD = (x[bucket.queries_NQ].transpose(1, 2) for x in (grad_THD, out_THD))
+            grad_NHQD = grad_NHQD * bucket.counts_NQ[:, None, :, None]  # a query that fills up a run has no gradient
+            weight_NHQ = weight_TH[bucket.queries_NQ].transpose(1, 2)
+            mask = None if causal or bucket.mask_N11K is None else bucket.mask_N11K
+            if mask is not None:
+                mask = mask.expand(-1, 1, bucket.queries_NQ.shape[1], -1)
+            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                grad_NHQD, *taken, out_NHQD, weight_NHQ, 0.0, causal, attn_mask=mask, scale=ctx.scale
+            )
+            for grad, part, places in zip(grads, found, (bucket.queries_NQ, *[bucket.keys_NK] * 2), strict=True):
+                grad.index_add_(0, places.flatten(), part.transpose(1, 2).flatten(0, 1))
+        return (*(grad.to(ctx.dtype) for grad in grads), None, None)
 
 
 AttentionInterface.register(NAME, _attention)

@@ -208,7 +208,7 @@ class Forward:
             else:
                 positions = torch.tensor([pack.positions], device=part["ids"].device)
                 inputs = {"input_ids": part["ids"], "position_ids": positions}
-                inputs["shared_prefix"] = layout(pack, part["ids"].device, plainly=True)
+                inputs["shared_prefix"] = layout(pack, part["ids"].device, learns=True)
                 if not getattr(self._model, "is_activation_checkpointing", False):  # which runs a layer a second time
                     stack.enter_context(only_at(self._model, places_N.unique()))
             return model(**inputs, use_cache=False).logits  # type: ignore[no-any-return]

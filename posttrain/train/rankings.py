@@ -101,11 +101,14 @@ def _fit(
     places = list(itertools.combinations(range(len(ids)), 2))
     margins = [STRENGTH_MARGINS[name] if config.margin else 0.0 for name in strengths or [""] * len(places)]
     pairs = [(*place, margin) for place, margin in zip(places, margins, strict=True) if ids[place[0]] != ids[place[1]]]
+    was_cut = any(len(answer.ids) > config.max_tokens for answer in answers)
     if not pairs:
-        intake.drop("chosen equals rejected" if len(ids) == 2 else "all answers are equal")
+        if was_cut:  # what tells the answers apart lies beyond
+            intake.drop_too_long()
+        else:
+            intake.drop("chosen equals rejected" if len(ids) == 2 else "all answers are equal")
         return None
-    if any(len(answer.ids) > config.max_tokens for answer in answers):
-        intake.num_truncated += 1
+    intake.num_truncated += was_cut
     better, worse, margin = (list(column) for column in zip(*pairs, strict=True))
     return {
         "answer_ids": list(itertools.chain(*ids)),

@@ -97,7 +97,7 @@ def test_answers_of_a_ranking_that_are_equal_once_they_are_cut_are_no_pair(tiny_
     rows = as_rankings([ranking("cat dog bird", "cat dog fish", "dog"), ranking("cat dog bird", "cat dog fish")])
     dataset, intake = tokenize_rankings(rows, tiny_tokenizer, config)  # two tokens are left of each answer
     assert (dataset[0]["better"], dataset[0]["worse"]) == ([0, 1], [2, 2])
-    assert intake.summary()["dropped"] == {"chosen equals rejected": 1}
+    assert intake.summary()["dropped"] == {"longer than max_tokens": 1}
 
 
 def test_rankings_train_as_their_pairs_do(tiny_model_dir, tmp_path, metrics_of, weights_of, largest_difference):
