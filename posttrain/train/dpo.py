@@ -23,7 +23,7 @@ from posttrain.config import DPOConfig, Execution
 from posttrain.core.batching import token_budget_batches
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.formats import check_rows
-from posttrain.core.models import check_model_dir, load_causal_lm
+from posttrain.core.models import check_model_dir
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import logits_at, output_head
@@ -33,6 +33,8 @@ from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row, token_logprobs
 from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
+from posttrain.train.shared import in_shares, tokenized
+from posttrain.train.start import starting_policy
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -41,7 +43,6 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
-    trainable,
     training_arguments,
 )
 
@@ -74,19 +75,20 @@ def train_dpo(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
-    if needs_launch(execution):
-        return launch("dpo", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_rows(rows, "preference", "training rows")
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
-    dataset, intake = tokenize_pairs(rows, tokenizer, config, config.mask_format_tokens)
+    dataset, intake = tokenized(lambda: tokenize_pairs(rows, tokenizer, config, config.mask_format_tokens))
+    if needs_launch(execution):
+        tokens = (dataset, intake)
+        return launch("dpo", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     identity = fingerprint(dataset)
     job.seed_everything()
-    model = trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
+    model = starting_policy(job, device=job.device)
     pad_id = tokenizer.pad_token_id
-    dataset = add_reference(dataset, model, pad_id, job)
+    dataset = in_shares(dataset, lambda part: add_reference(part, model, pad_id, job))
     plan = plan_steps(len(dataset), config)
     trainer = DPOTrainer(
         model=model,

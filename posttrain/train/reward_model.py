@@ -23,7 +23,7 @@ from posttrain.core.atomic import atomic_write
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, init_reward_model, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model
 from posttrain.train.batches import pad_rows, split_fillers
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import scores_at
@@ -32,6 +32,8 @@ from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import STRENGTH_MARGINS, bradley_terry_losses, centering_losses
 from posttrain.train.pairs import PairCollator, tokenize_pairs
+from posttrain.train.shared import tokenized
+from posttrain.train.start import starting_reward_model
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -39,7 +41,6 @@ from posttrain.train.trainer import (
     make_loader,
     plan_steps,
     run,
-    trainable,
     training_arguments,
 )
 from reward.agreement import reward_model_report
@@ -76,16 +77,18 @@ def train_reward_model(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
-    if needs_launch(execution):
-        return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
+    rows = list(rows)
     pairs = expand(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
     pairs, held_out = split_by_prompt(pairs, config.held_out)
-    dataset, intake = tokenize_pairs(pairs, tokenizer, config, mask_format_tokens=False)
+    dataset, intake = tokenized(lambda: tokenize_pairs(pairs, tokenizer, config, mask_format_tokens=False))
+    if needs_launch(execution):
+        tokens = (dataset, intake)
+        return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     job.seed_everything()
-    model = trainable(init_reward_model(job.model_dir, job.seed, dtype="float32"))
+    model = starting_reward_model(job)
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
