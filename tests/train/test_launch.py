@@ -10,7 +10,7 @@ from datasets import Dataset
 from training_data import completion_rows
 
 from posttrain.config import Execution, SFTConfig
-from posttrain.core.errors import DataError
+from posttrain.core.errors import DataError, ModelError
 from posttrain.train import launch, shared
 from posttrain.train.errors import TrainError
 from posttrain.train.intake import Intake
@@ -82,6 +82,13 @@ def test_an_exception_in_one_process_comes_with_its_traceback(tiny_model_dir, tm
     with pytest.raises(TrainError, match=r"(?s)training process 1 failed:.*Traceback.*KeyError: 'no such disk'"):
         train_sft(tiny_model_dir, completion_rows(9), tmp_path / "out", CONFIG, 0, TWO)
     assert workers() == {}
+
+
+@pytest.mark.slow
+def test_a_refusal_in_a_process_is_the_parents_error(tiny_model_dir, tmp_path, with_fault):
+    with_fault("from posttrain.core.errors import ModelError; raise ModelError('no such model')")
+    with pytest.raises(ModelError, match="^no such model$"):
+        train_sft(tiny_model_dir, completion_rows(9), tmp_path / "out", CONFIG, 0, TWO)
 
 
 @pytest.mark.slow
