@@ -41,10 +41,11 @@ def save_adapter(
     """
     # peft would name the folder that the config remembers: the base under an SFT adapter, not the SFT policy.
     model.active_peft_config.base_model_name_or_path = str(base_dir.resolve())
-    model.save_pretrained(str(folder), **({} if state is None else {"state_dict": dict(state)}))
+    weights = None if state is None else dict(state)
+    model.save_pretrained(str(folder), state_dict=weights)
     tokenizer.save_pretrained(str(folder))
     note_base(folder, base_hash)
-    wanted = get_peft_model_state_dict(model, state_dict=None if state is None else dict(state))
+    wanted = get_peft_model_state_dict(model, state_dict=weights)
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     wrong = [name for name, weight in wanted.items() if sizes.get(name) != tuple(weight.shape) or not weight.numel()]

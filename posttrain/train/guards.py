@@ -82,7 +82,7 @@ def check_adapters_moved(model: nn.Module, before: Mapping[str, Tensor], allow: 
 
 def _whole(weight: Tensor) -> Tensor:
     """Return a weight of which processes may hold shares; each of them has to ask."""
-    return weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
+    return weight.full_tensor().detach() if isinstance(weight, DTensor) else weight.detach()
 
 
 class PreferenceWatch:

@@ -6,7 +6,7 @@ as it does without sharding, so the steps are the same.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -54,7 +54,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 def gather(model: nn.Module) -> dict[str, Tensor]:
     """Gather all weights in the memory of the first process; to be called by every process, the others get nothing."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def whole_model(model: Any, state: dict[str, Tensor]) -> Any:

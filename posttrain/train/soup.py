@@ -60,7 +60,8 @@ def greedy_soup(
     """
     scores = tuple(score(model) for model in models)
     order = sorted(range(len(models)), key=lambda position: -scores[position])
-    members, result, best = (order[0],), models[order[0]], scores[order[0]]
+    members: tuple[int, ...] = (order[0],)
+    result, best = models[order[0]], scores[order[0]]
     trials: list[Trial[Model]] = []
     for position in order[1:]:
         tried = (*members, position)

@@ -142,7 +142,7 @@ def write_means(path: Path, rows: Sequence[Sequence[Entry]], shares: Sequence[fl
         file.write(struct.pack("<Q", len(text)) + text)
         for row in rows:
             for block in _mean_blocks(row, shares):
-                file.write(block.view(torch.uint8).numpy())
+                file.write(block.view(torch.uint8).numpy().data)
 
 
 def _mean_blocks(row: Sequence[Entry], shares: Sequence[float]) -> Iterator[Tensor]:
