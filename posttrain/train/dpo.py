@@ -168,7 +168,8 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     def _start_tolerance(self, batch: Batch) -> float:
         """Return 1e-5, or more where sums are so large that the compute type cannot hold that."""
         largest = float(sum_by_row(batch["reference"].abs(), batch["owner"], 2 * len(batch["weights"])).max())
-        epsilon = 2.0**-22 if self._config.dtype == "float32" else 2.0**-9
+        in_4bit = self._config.lora is not None and self._config.lora.load_in_4bit  # whose products are bfloat16
+        epsilon = 2.0**-22 if self._config.dtype == "float32" and not in_4bit else 2.0**-9
         return max(1e-5, epsilon * self._config.beta * largest)
 
     def _compare(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
