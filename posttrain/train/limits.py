@@ -24,7 +24,7 @@ def limits(load_in_4bit: bool, checkpoint_steps: int | None, device: str, shardi
     if load_in_4bit:
         if find_spec("bitsandbytes") is None:
             yield "lora.load_in_4bit needs bitsandbytes, which is not installed: pip install bitsandbytes"
-        # On a CPU bitsandbytes packs weights in the first pass without gradients, and then passes none back through them.
+        # A CPU would do worse: bitsandbytes packs weights in a pass without gradients, and then lets none through.
         if device == "cpu" or not _sees_gpu():
             yield f"lora.load_in_4bit needs an NVIDIA GPU, and execution.device {device} gives none: leave it out"
         if sharding != "none":

@@ -73,6 +73,9 @@ def test_two_processes_equal_one(
     one, result = one_process(name, tiny_model_dir, tmp_path), json.loads((folder / "result.json").read_text())
     assert result["steps"] == one["steps"] == 4
     assert result.get("accuracy") == one.get("accuracy")
+    assert bool(result["held"]) == (sharding == "fsdp2")
+    for own, all_weights in result["held"]:
+        assert own == pytest.approx(all_weights / 2, rel=0.01)
     first, second = metrics_of(tmp_path), metrics_of(folder)
     exact = "bfloat16" not in name
     for key in ("loss", "grad_norm", "num_tokens"):
