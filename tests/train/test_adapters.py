@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from training_data import completion_rows, preference_rows
 
+from posttrain.cli import main
 from posttrain.config import DPOConfig, Execution, SFTConfig
 from posttrain.core.errors import ModelError
 from posttrain.core.model_files import model_hash
@@ -80,6 +81,20 @@ def test_an_adapter_is_refused_above_another_base(adapter, base, tmp_path):
     assert not (tmp_path / "merged").exists() and not (tmp_path / "dpo" / "model.safetensors").exists()
 
 
+def test_sampling_and_scoring_from_an_adapter_refuse_another_base(adapter, base, tmp_path, capsys):
+    change_a_weight(base)
+    rows = [{"prompt_id": f"p{n}", "sample_index": 0, **row} for n, row in enumerate(completion_rows(2))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    sampling = ["--num-completions", "1", "--temperature", "1", "--max-completion-tokens", "4", "--seed", "0"]
+    prompts = ["--prompts", str(tmp_path / "rows.jsonl")]
+    assert main(["sample", "--model", str(adapter), *prompts, *sampling, *given]) == 1
+    assert "was trained above a model with hash" in capsys.readouterr().err
+    completions = ["--completions", str(tmp_path / "rows.jsonl")]
+    assert main(["score", "--reward-model", str(adapter), *completions, *given]) == 1
+    assert "was trained above a model with hash" in capsys.readouterr().err
+
+
 def test_the_base_may_lie_elsewhere_but_its_tokenizer_counts(adapter, base, tmp_path):
     moved = base.rename(tmp_path / "moved")
     settings = json.loads((adapter / "adapter_config.json").read_text())
@@ -109,6 +124,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_same_logits_from_the_adapter_and_from_the_merged_model(
     base, tiny_tokenizer, tmp_path
 ):

@@ -140,6 +140,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_grows_neither_with_tensors_nor_with_models(tiny_model_dir, tmp_path):
     # 2 models with 1 tensor of 8 MiB, then 4 models with 2 of 24 MiB: a whole tensor or shard more would show.
     for name, count, size in (("small", 1, 8), ("large", 2, 24)):
