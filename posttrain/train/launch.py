@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from posttrain.train.intake import Intake
 
 PROGRESS_MARK = "posttrain-progress"
+FAILURES = "failures.json"
+LAUNCHER_VARIABLE = "POSTTRAIN_LAUNCHER"
+"""Environment variable with the number of the launcher's process, for the processes that it starts."""
 START_SECONDS = 60.0
 """How long processes wait for one that hangs at its start."""
 TAIL_LINES = 40
@@ -116,7 +119,7 @@ def launch(
 
 def _watch(folder: Path, processes: int, progress: Progress | None) -> tuple[int, str]:
     """Start the processes and read the launcher's output until they end; return exit code and the end of it."""
-    command = [sys.executable, "-m", "posttrain.train.torchrun", str(folder)]
+    command = [sys.executable, "-m", "posttrain.train.torchrun", str(os.getpid()), str(folder)]
     command += ["--standalone", "--nproc_per_node", str(processes), "-m", "posttrain.train.worker", str(folder)]
     lines: list[str] = []
     with subprocess.Popen(
@@ -139,7 +142,7 @@ def _watch(folder: Path, processes: int, progress: Progress | None) -> tuple[int
 
 def _failure(folder: Path, processes: int, code: int, tail: str) -> PosttrainError:
     """Return the error of the process that failed first; those that only lost their partner come later."""
-    path = folder / "failures.json"
+    path = folder / FAILURES
     codes: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for rank, status in codes.items():
         if -status in _DEADLY:

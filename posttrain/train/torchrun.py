@@ -1,8 +1,12 @@
-"""torch's launcher (`torch.distributed.run`), which here also writes down which processes failed and how."""
+"""torch's launcher (`torch.distributed.run`), which here also writes down which processes failed and how.
+
+It ends with the process that started it, and its own processes end with it, even by `kill -9`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,12 +14,20 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from posttrain.core.files import atomic_write
+from posttrain.train.launch import FAILURES, LAUNCHER_VARIABLE
+from reward.lifetime import die_with_parent
 
-FAILURES = "failures.json"
 
+def main(parent: int, folder: Path, arguments: list[str]) -> int:
+    """Start and watch processes; when one fails, end the others and note exit codes by rank (negative: a signal).
 
-def main(folder: Path, arguments: list[str]) -> int:
-    """Start and watch processes; when one fails, end the others and note exit codes by rank (negative: a signal)."""
+    Args:
+        parent: number of the process that started this one.
+        folder: of the job.
+        arguments: of torchrun.
+    """
+    die_with_parent(parent)
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
     try:
         run.main(arguments)
     except ChildFailedError as error:
@@ -26,4 +38,4 @@ def main(folder: Path, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

@@ -18,13 +18,15 @@ from posttrain.config import Execution
 from posttrain.core.errors import PosttrainError
 from posttrain.core.files import atomic_write, read_rows
 from posttrain.train.errors import TrainError
-from posttrain.train.launch import PROGRESS_MARK, Place
+from posttrain.train.launch import LAUNCHER_VARIABLE, PROGRESS_MARK, Place
 from posttrain.train.run import CONFIGS, train
 from posttrain.train.shared import FOLDER_VARIABLE, POLL_SECONDS
+from reward.lifetime import die_with_parent
 
 
 def main(folder: Path) -> int:
     """Train what the folder describes; the first process writes the result, whichever fails writes its error."""
+    die_with_parent(int(os.environ[LAUNCHER_VARIABLE]))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     os.environ[FOLDER_VARIABLE] = str(folder)
     progress = _redirect(Place.output(folder, rank))

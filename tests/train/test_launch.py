@@ -1,7 +1,10 @@
 """What ends a training in several processes, and what its error says."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,11 +87,58 @@ def test_an_exception_in_one_process_comes_with_its_traceback(tiny_model_dir, tm
     assert workers() == {}
 
 
+def failure(folder, codes, **errors):
+    """Lay down what processes leave, and return the parent's error."""
+    folder.mkdir()
+    (folder / launch.FAILURES).write_text(json.dumps(codes))
+    for place, (seconds, kind, message) in errors.items():
+        rank = int(place.removeprefix("process_"))
+        launch.Place.error(folder, rank).write_text(json.dumps({"type": kind, "message": message, "time": seconds}))
+    for rank in range(2):
+        launch.Place.output(folder, rank).write_text(f"last words of {rank}\n")
+    return launch._failure(folder, 2, 1, "the launcher's words")
+
+
+def test_the_first_failure_is_the_parents_error(tmp_path):
+    lost = (7.5, None, "Traceback: Connection closed by peer")
+    refused = failure(tmp_path / "refused", {"0": 1, "1": 1}, process_0=lost, process_1=(7.0, "ModelError", "no model"))
+    assert type(refused) is ModelError and str(refused) == "no model"
+    # A partner that aborts as it loses the group (-6) or is ended by the launcher (-15) is not the cause.
+    crashed = failure(tmp_path / "crashed", {"0": 1, "1": -6}, process_0=(7.0, None, "Traceback: KeyError"))
+    assert type(crashed) is TrainError and str(crashed) == "training process 0 failed:\nTraceback: KeyError"
+    killed = failure(tmp_path / "killed", {"0": 1, "1": -9}, process_0=lost)
+    assert "training process 1 was killed by SIGKILL" in str(killed) and "last words of 1" in str(killed)
+    silent = failure(tmp_path / "silent", {"1": 3})
+    assert str(silent) == "a training process ended with exit code 1; the launcher's last output:\nthe launcher's words"
+
+
+PARENT = """
+import sys
+from posttrain.config import Execution, SFTConfig
+from posttrain.train.sft import train_sft
+from training_data import completion_rows
+if __name__ == "__main__":
+    config = SFTConfig(max_steps=500, global_batch_size=8)
+    train_sft(sys.argv[1], completion_rows(9), sys.argv[2], config, 0, Execution(device="cpu", processes=2))
+"""
+
+
 @pytest.mark.slow
-def test_a_refusal_in_a_process_is_the_parents_error(tiny_model_dir, tmp_path, with_fault):
-    with_fault("from posttrain.core.errors import ModelError; raise ModelError('no such model')")
-    with pytest.raises(ModelError, match="^no such model$"):
-        train_sft(tiny_model_dir, completion_rows(9), tmp_path / "out", CONFIG, 0, TWO)
+def test_processes_end_with_a_killed_parent(tiny_model_dir, tmp_path, with_fault):
+    with_fault("time.sleep(600)")  # no process goes on to train
+    here = Path(__file__).parent
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(here), str(here.parents[1])])
+    command = [sys.executable, "-c", PARENT, str(tiny_model_dir), str(tmp_path / "out")]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.DEVNULL) as parent:
+        until = time.monotonic() + 60
+        while set(workers()) != {0, 1} and time.monotonic() < until:
+            time.sleep(0.1)
+        assert set(workers()) == {0, 1}
+        parent.kill()
+    until = time.monotonic() + 10
+    while workers() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert workers() == {}
 
 
 @pytest.mark.slow
