@@ -15,17 +15,25 @@ from posttrain.store.artifacts import Artifact
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model, its name in ratings, and its answers to the held-out prompts."""
+    """A model, its name in ratings, its answers to the held-out prompts, and the label below which results stand."""
 
     name: str
     model: Teacher
     completions: Artifact
+    place: str
 
 
-def evaluate_model(recipe: Recipe, run: Runner, name: str, model: Teacher, prompts: Artifact) -> Evaluated:
-    """Sample a model's answers to the held-out prompts; every model gets the same seeds."""
+def evaluate_model(
+    recipe: Recipe, run: Runner, name: str, model: Teacher, prompts: Artifact, place: str | None = None
+) -> Evaluated:
+    """Sample a model's answers to the held-out prompts; every model gets the same seeds.
+
+    Args:
+        place: label below which results stand, where it is not the name.
+    """
+    place = place or name
     completions = run.stage(
-        f"{name}/eval/completions",
+        f"{place}/eval/completions",
         "sample",
         {"prompts": [prompts], **model.inputs},
         endpoint=model.endpoint,
@@ -33,7 +41,7 @@ def evaluate_model(recipe: Recipe, run: Runner, name: str, model: Teacher, promp
         seed=derive_seed(recipe.seed, "evaluate"),
         round=0,
     )
-    return Evaluated(name, model, completions)
+    return Evaluated(name, model, completions, place)
 
 
 def win_rate(
@@ -70,7 +78,7 @@ def rate_all(recipe: Recipe, run: Runner, compared: Sequence[Artifact]) -> Artif
 
 def _scores(recipe: Recipe, run: Runner, evaluated: Evaluated, reward_model: Artifact | None) -> Artifact:
     judge = recipe.evaluate.judge
-    label = f"{evaluated.name}/eval/scores"
+    label = f"{evaluated.place}/eval/scores"
     if isinstance(judge, RewardModelJudge):
         model = reward_model if judge.model is None else import_model(run, "judge", judge.model)
         assert model is not None

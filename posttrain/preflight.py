@@ -16,6 +16,7 @@ from posttrain.core.prompts import read_prompts
 from posttrain.functions import function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
+from posttrain.train.limits import limits
 from reward.pair_rules import RULES
 from reward.preferences import check_strength_names
 from synth.prompts.template import load_template
@@ -76,9 +77,20 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     for name in FUNCTION_KEYS:
         if isinstance(section.get(name), str):
             yield from _caught(f"{where}.{name}", partial(function_file, section[name]))
+    if "lora" in section or "checkpoint_steps" in section:
+        yield from _training_faults(where, section, data)
     template = section.get("template")
     if isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
         yield f"{where}.template: there is no file {template}"
+
+
+def _training_faults(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    lora, execution = section.get("lora"), data.get("execution")
+    in_4bit = isinstance(lora, Mapping) and lora.get("load_in_4bit") is True
+    how = execution if isinstance(execution, Mapping) else {}
+    device, sharding = str(how.get("device", "auto")), str(how.get("sharding", "none"))
+    for fault in limits(in_4bit, section.get("checkpoint_steps"), device, sharding):
+        yield f"{where}: {fault}"
 
 
 def _caught(where: str, check: Callable[[], Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.annotators import label_completions, label_file
+from posttrain.averages import average_policies
 from posttrain.comparisons import evaluate_model, rate_all, win_rate
 from posttrain.config import PolicyModel, RewardModelConfig
 from posttrain.functions import function_content
@@ -201,7 +202,7 @@ def train_policy(recipe: Recipe, run: Runner, state: State, number: int, selecte
     earlier = state.policies[1:]
     if train.average is not None and earlier:
         models = [*earlier[-(train.average.num_policies - 1) :], policy]
-        policy = run.stage(f"{label}/average", "average", {"models": models})
+        policy = average_policies(recipe, run, state, label, models)
     run.alias(f"{label}/policy", policy)
     return policy
 
@@ -218,4 +219,6 @@ def evaluate_and_gate(recipe: Recipe, run: Runner, state: State, number: int, po
     decision = run.stage(f"{label}/gate", "gate", {"win_rate": rates[0]}, rule=recipe.gate)
     if decision.metrics.get("promoted", True):  # a plan assumes promotion
         state.best = evaluated
-        state.policies.append(policy)
+        if policy not in state.policies:  # an average may have lost to an earlier policy
+            state.policies.append(policy)
+            state.names[policy] = label

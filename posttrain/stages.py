@@ -75,6 +75,7 @@ _ROWS = (
     ("verify", 1, "COMPLETION", "COMPLETION", "evaluation:verify"),
     ("win_rate", 1, "COMPLETION, COMPLETION", "verdicts", "evaluation:win_rate_of_scores"),
     ("judged_win_rate", 1, "COMPLETION, COMPLETION, model", "verdicts", "judging:win_rate_of_judge"),
+    ("choose", 1, "verdicts", "decision", "evaluation:choose_average"),
     ("gate", 1, "verdicts", "decision", "evaluation:decide"),
     ("ratings", 1, "verdicts", "ratings", "evaluation:rate"),
 )

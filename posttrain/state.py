@@ -20,6 +20,7 @@ class State:
         eval_prompts: Held-out prompts.
         teacher: The recipe's teacher; None where the newest policy teaches itself.
         policies: The base and all promoted policies, oldest first.
+        names: Names in the ratings of the promoted policies.
         preferences: Labels of all rounds.
         prompts: Cleaned prompts of all rounds.
         selected: Selected rows of all rounds.
@@ -33,6 +34,7 @@ class State:
     eval_prompts: Artifact
     teacher: Teacher | None
     policies: list[Artifact]
+    names: dict[Artifact, str] = field(default_factory=dict)
     preferences: list[Artifact] = field(default_factory=list)
     prompts: list[Artifact] = field(default_factory=list)
     selected: list[Artifact] = field(default_factory=list)

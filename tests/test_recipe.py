@@ -147,6 +147,8 @@ def test_a_servers_local_copy_is_relative_to_the_recipe_and_has_to_be_a_model(tm
         ("train.sft.max_steps=4", "train.sft: give exactly one of epochs and max_steps"),
         ("base.kind=foldr", "base"),
         ("execution.kind=ray", "execution: kind ray needs an address: auto"),
+        ("execution.sharding=fsdp2", "execution: sharding fsdp2 divides weights among processes"),
+        ("train.average.rule=weighted", "train.average: weights belong to rule weighted"),
         ("execution.address=head:6379", "execution: address 'head:6379' belongs to kind ray; set kind: ray"),
         ("select.rule=best_of_n", "select.rule: unknown rule 'best_of_n'; there are: best_of_k"),
         ("prompts.generators.0={kind: self_instruct, num_prompts: 4, template: mine}", "no template 'mine'"),
@@ -162,6 +164,14 @@ def test_a_fault_names_its_place_and_the_remedy(recipe_file, override, expected)
     message = faults(recipe_file, override)
     assert expected in message
     assert message.startswith(f"{recipe_file} has 1 fault:")
+
+
+def test_what_a_machine_cannot_do_is_said_before_a_model_is_loaded(recipe_file, monkeypatch):
+    monkeypatch.setattr("posttrain.train.limits.find_spec", lambda name: None)
+    message = faults(recipe_file, "train.sft.lora.load_in_4bit=true", "execution.device=cpu", "base.kind=foldr")
+    assert "has 3 faults" in message
+    assert "train.sft: lora.load_in_4bit needs bitsandbytes, which is not installed" in message
+    assert "train.sft: lora.load_in_4bit needs an NVIDIA GPU, and execution.device cpu gives none" in message
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,10 @@ def folder(tmp_path, tiny_model_dir):
     return folder
 
 
-def unroll(folder: Path, *overrides: str, held: tuple[int, ...] = ()) -> Recording:
+def unroll(folder: Path, *overrides: str, held: tuple[int, ...] = (), metrics=None) -> Recording:
     recipe: Recipe = load_recipe(folder / "recipe.yaml", overrides)
     decisions = {f"round_{n}/gate": {"promoted": n not in held} for n in range(1, recipe.num_rounds + 1)}
-    run = Recording(decisions, folder / "root")
+    run = Recording(decisions | (metrics or {}), folder / "root")
     run_recipe(recipe, run)
     return run
 
@@ -254,6 +254,49 @@ def test_average_takes_the_newest_promoted_policies(folder):
     assert run.made["round_3/policy"] == run.made["round_3/average"]
 
 
+def test_an_average_is_compared_with_each_policy_in_it_over_the_base(folder):
+    run = unroll(folder, "train.average.num_policies=2", "num_rounds=2")
+    assert run.labels("round_2/average_choice", "singles") == [
+        "round_1/eval/win_rate_vs_previous",  # over the base: not judged again
+        "round_2/single_2/win_rate_vs_base",
+    ]
+    assert run.labels("round_2/average_choice", "average") == ["round_2/averaged_1/win_rate_vs_base"]
+    assert run.labels("round_2/eval/win_rate_vs_base", "a") == ["round_2/averaged_1/eval/scores"]
+    assert run.made["round_2/eval/win_rate_vs_base"] == run.made["round_2/averaged_1/win_rate_vs_base"]
+
+
+@pytest.mark.parametrize(("best", "taken"), [(1, "round_2/dpo"), (0, "round_1/dpo")])
+def test_an_average_that_lost_gives_way_to_the_best_single_policy(folder, best, taken):
+    choice = {"round_2/average_choice": {"taken": "single", "best_single": best}}
+    run = unroll(folder, "train.average.num_policies=2", metrics=choice)
+    assert run.made["round_2/policy"] == run.made[taken]
+    # A policy that came back is no second policy: round 3 averages and samples from two different ones.
+    earlier = ["round_1/dpo", "round_2/dpo"] if best == 1 else ["round_1/dpo"]
+    assert run.labels("round_3/average", "models") == [earlier[-1], "round_3/dpo"]
+    assert run.labels("round_3/annotate/completions_1", "model") == [earlier[-1]]
+
+
+def test_weighted_averages_take_the_last_shares(folder):
+    shares = ["train.average={rule: weighted, num_policies: 3, weights: [0.5, 0.3, 0.2]}"]
+    run = unroll(folder, *shares)
+    # Round 2 has two policies: 0.3 and 0.2 of 0.5.
+    assert run.asked["round_2/average"]["config"]["weights"] == pytest.approx([0.6, 0.4])
+    assert run.asked["round_3/average"]["config"]["weights"] == [0.5, 0.3, 0.2]
+
+
+def test_greedy_averages_add_the_best_first(folder):
+    measured = {
+        **{f"round_3/single_{n}/win_rate_vs_base": {"win_rate": r} for n, r in ((1, 0.5), (2, 0.75), (3, 0.625))},
+        "round_3/averaged_1/win_rate_vs_base": {"win_rate": 0.7},  # of 2 and 3: worse than 2 alone
+        "round_3/averaged_2/win_rate_vs_base": {"win_rate": 0.8},
+    }
+    run = unroll(folder, "train.average={rule: greedy, num_policies: 3}", metrics=measured)
+    assert run.labels("round_3/average_1", "models") == ["round_2/average_1", "round_3/dpo"]
+    assert run.labels("round_3/average_2", "models") == ["round_2/average_1", "round_1/dpo"]
+    assert run.made["round_3/policy"] == run.made["round_3/average_2"] == run.made["round_3/average"]
+    assert run.asked["round_3/average_choice"]["config"]["members"] == [1, 0]
+
+
 def test_ratings_see_every_comparison_once(folder):
     run = unroll(folder, held=(1,))
     rates = run.inputs["ratings"]["win_rates"]
@@ -263,7 +306,10 @@ def test_ratings_see_every_comparison_once(folder):
 
 @pytest.mark.parametrize(
     "override",
-    ["num_rounds=3", "evaluate.judge={kind: reward_model}", "teacher={kind: practice}", "train.average.num_policies=2"],
+    [
+        *("num_rounds=3", "evaluate.judge={kind: reward_model}", "teacher={kind: practice}"),
+        *("train.average.num_policies=2", "train.average={rule: greedy, num_policies: 3}"),
+    ],
 )
 def test_no_name_lies_inside_another(folder, override):
     """A name is a link to an artifact's folder: a name below it would write into that artifact."""

@@ -40,7 +40,9 @@ class Execution(Section):
     workers: PositiveInt = how(1)
     """Processes for sampling and scoring; on a Ray cluster the workers, each with a model of its own."""
     processes: PositiveInt = how(1)
-    """Training processes, launched by accelerate/torchrun."""
+    """Training processes on this machine, one for each device, started by torchrun."""
+    sharding: Literal["none", "fsdp2"] = how("none")
+    """none: each process holds all weights; fsdp2: each holds its share of weights, gradients and Adam's sums."""
     max_batch_tokens: PositiveInt = how(16384)
     """Tokens, padding included, that sampling holds at a time, and of one forward pass in scoring."""
     threads: PositiveInt | None = how(None)
@@ -52,6 +54,14 @@ class Execution(Section):
             raise ValueError("kind ray needs an address: auto for the cluster of this machine, or host:port")
         if self.kind == "local" and self.address is not None:
             raise ValueError(f"address {self.address!r} belongs to kind ray; set kind: ray or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> Execution:
+        if self.sharding != "none" and self.processes == 1:
+            raise ValueError(f"sharding {self.sharding} divides weights among processes: set processes to 2 or more")
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(f"device {self.device!r} names one device for {self.processes} processes; give cuda")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,8 @@ class LoraConfig(Section):
     """Dropout on the adapter's input."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers that get an adapter."""
+    load_in_4bit: bool = False
+    """QLoRA (2305.14314): the frozen weights stand in 4 bits (nf4, double quantisation); needs a GPU, bitsandbytes."""
 
 
 class TrainConfig(Section):
@@ -129,10 +132,24 @@ class DistillConfig(TrainConfig):
 
 
 class AverageConfig(Section):
-    """Average the new policy with the previous ones (L3 4.1.5)."""
+    """Average the new policy with previous ones (L3 4.1.5), unless the best of them wins more over the base alone."""
 
     num_policies: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints averaged, the new one included; none where there is no earlier policy."""
+    rule: Literal["uniform", "weighted", "greedy"] = "uniform"
+    """uniform: equal shares; weighted: `weights`; greedy: best first, each that does not lower it (2203.05482)."""
+    weights: tuple[PositiveFloat, ...] | None = None
+    """Shares of rule weighted, oldest policy first, of sum 1; with fewer policies the last ones, scaled to sum 1."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> AverageConfig:
+        if (self.rule == "weighted") != (self.weights is not None):
+            raise ValueError("weights belong to rule weighted: give both or neither")
+        if self.weights is not None and len(self.weights) != self.num_policies:
+            raise ValueError(f"weights has {len(self.weights)} shares for num_policies {self.num_policies}")
+        if self.weights is not None and not math.isclose(sum(self.weights), 1.0, abs_tol=1e-6):
+            raise ValueError(f"weights sum to {sum(self.weights):.6g}, not to 1")
+        return self
 
 
 class TrainSection(Section):

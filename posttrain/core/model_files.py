@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
-from posttrain.core.atomic import PathLike
+from posttrain.core.atomic import PathLike, atomic_write
 from posttrain.core.errors import Faults, ModelError
 from posttrain.core.files import content_hash, sha256_file
 
@@ -31,6 +32,8 @@ _IDENTITY = (
     "additional_chat_templates/*",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+BASE_NOTE = "base.json"
+"""File of an adapter that names the content of its base."""
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -73,6 +76,38 @@ def adapter_base(adapter_dir: PathLike) -> Path:
         faults.add(f"its base model {base!r} is no folder here; mend base_model_name_or_path in adapter_config.json")
     faults.raise_if_any(ModelError)
     return Path(str(base))
+
+
+def note_base(adapter_dir: PathLike, base_hash: str) -> None:
+    """Write down, beside an adapter, the `model_hash` of the weights that it was trained above."""
+    atomic_write(Path(adapter_dir, BASE_NOTE), json.dumps({"model_hash": base_hash}) + "\n")
+
+
+def check_adapter_base(adapter_dir: PathLike) -> None:
+    """Refuse an adapter whose base is not the model that it was trained above, by the content of the base's files.
+
+    An adapter without base.json, as other tools write it, is let through with a warning.
+
+    Raises:
+        ModelError: the base has other content, or base.json is damaged.
+    """
+    base = adapter_base(adapter_dir)
+    note = Path(adapter_dir, BASE_NOTE)
+    if not note.is_file():
+        warnings.warn(
+            f"{adapter_dir} has no {BASE_NOTE}, so nothing says whether it was trained above {base}", stacklevel=2
+        )
+        return
+    faults = Faults(f"{adapter_dir} is no usable adapter")
+    wanted = _read_json(note, faults).get("model_hash")
+    faults.raise_if_any(ModelError)
+    found = model_hash(base)
+    if found != wanted:
+        raise ModelError(
+            f"{adapter_dir} was trained above a model with hash {wanted}, but its base {base} now has hash {found}: "
+            "weights, configuration or tokenizer were changed. Bring the base back, or name the right one in "
+            f"adapter_config.json; if you know that the change is harmless, remove {BASE_NOTE}"
+        )
 
 
 def check_model_dir(path: PathLike) -> None:

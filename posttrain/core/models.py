@@ -1,9 +1,10 @@
-"""Loading and saving models, refusing what transformers would let pass: weights missing, heads made up, NaN saved."""
+"""Loading models, refusing what transformers would let pass: weights missing, heads made up, adapters of others."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,20 +17,27 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    GenerationConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from posttrain.core.atomic import PathLike
-from posttrain.core.chat import load_tokenizer, stop_ids
+from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import ModelError
-from posttrain.core.model_files import adapter_base, check_model_dir, is_adapter, model_hash, resolve
+from posttrain.core.model_files import (
+    adapter_base,
+    check_adapter_base,
+    check_model_dir,
+    is_adapter,
+    model_hash,
+    resolve,
+)
+from posttrain.core.model_saving import save_model
 from posttrain.core.packed_linear import pack_linears
 
 __all__ = [
     "check_model_dir",
     "init_reward_model",
+    "load_adapted",
     "load_causal_lm",
     "load_config",
     "load_reward_model",
@@ -45,18 +53,21 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _MERGE_TOLERANCE = 1e-4
 
 
-def load_causal_lm(model_dir: PathLike, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+def load_causal_lm(
+    model_dir: PathLike, dtype: str = "float32", device: str = "cpu", quantization: Any = None
+) -> PreTrainedModel:
     """Load a language model for sampling, scoring or further training: eval mode, no dropout in attention.
 
     An adapter is merged into its base in float32 before the cast, so that what comes back is always a plain model.
 
     Args:
         dtype: float32, bfloat16 or float16.
+        quantization: transformers' settings for weights of fewer bits, for adapters that are trained above them.
 
     Raises:
-        ModelError: weights missing, of other shapes, or no safetensors.
+        ModelError: weights missing, of other shapes, or no safetensors; an adapter whose base has changed.
     """
-    return _load(AutoModelForCausalLM, model_dir, dtype, device)
+    return _load(AutoModelForCausalLM, model_dir, dtype, device, quantization=quantization)
 
 
 def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
@@ -78,7 +89,9 @@ def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str =
     return model
 
 
-def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+def init_reward_model(
+    model_dir: PathLike, seed: int, dtype: str = "float32", device: str = "cpu", quantization: Any = None
+) -> PreTrainedModel:
     """Make a reward model of a language model: its body, and a new score head drawn from `seed`.
 
     A folder that holds a reward model keeps its head. The head is N(0, initializer_range²), as transformers draws it,
@@ -89,7 +102,7 @@ def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32", de
     """
     tokenizer = load_tokenizer(model_dir)
     with torch.random.fork_rng(devices=[]):
-        model = _load(AutoModelForSequenceClassification, model_dir, dtype, "cpu", may_lack={_HEAD})
+        model = _load(AutoModelForSequenceClassification, model_dir, dtype, device, {_HEAD}, quantization)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model = _with_float32_head(model, model_dir)
@@ -97,29 +110,9 @@ def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32", de
         generator = torch.Generator().manual_seed(seed)
         deviation = float(getattr(model.config.get_text_config(), "initializer_range", 0.02))
         with torch.no_grad():
-            _head(model).weight.normal_(0.0, deviation, generator=generator)
-    return model.to(device)  # type: ignore[arg-type]
-
-
-def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, out_dir: PathLike) -> None:
-    """Save a folder that any tool can load: safetensors, tokenizer, chat template, and stop tokens for generation.
-
-    `generation_config.json` lists the end-of-turn token among `eos_token_id`, so that other engines stop there too.
-
-    Raises:
-        ModelError: a weight is empty, NaN or infinite; nothing is written.
-    """
-    for name, weight in model.named_parameters():
-        if weight.numel() == 0 or not bool(torch.isfinite(weight).all()):
-            raise ModelError(f"the weight {name} is empty, NaN or infinite, so the model is not saved to {out_dir}")
-    # TRL's trainers put a patched `forward` on the instance and switch the cache off in the configuration.
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    inner.__dict__.pop("forward", None)
-    inner.config.use_cache = True
-    if inner.can_generate():
-        inner.generation_config = _generation_config(inner, tokenizer)
-    model.save_pretrained(str(out_dir))
-    tokenizer.save_pretrained(str(out_dir))
+            weight = _head(model).weight
+            weight.copy_(torch.empty(weight.shape).normal_(0.0, deviation, generator=generator))
+    return model
 
 
 def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
@@ -150,9 +143,35 @@ def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
 # ---------------------------------------------------------------- loading
 
 
-def _load(loader: Any, model_dir: PathLike, dtype: str, device: str, may_lack: Collection[str] = ()) -> PreTrainedModel:
+def load_adapted(adapter_dir: PathLike, reward_model: bool = False) -> PeftModel:
+    """Load an adapter above its base, both in float32 and not merged: what a merge is measured against.
+
+    The base is read from its folder, so an adapter trained above 4-bit weights meets the weights they came from.
+
+    Args:
+        reward_model: load a score head in place of an output head.
+
+    Raises:
+        ModelError: a base that has changed or is quantised, adapter weights missing or unknown.
+    """
+    return _load_adapted(AutoModelForSequenceClassification if reward_model else AutoModelForCausalLM, adapter_dir, ())
+
+
+def _load(
+    loader: Any,
+    model_dir: PathLike,
+    dtype: str,
+    device: str,
+    may_lack: Collection[str] = (),
+    quantization: Any = None,
+) -> PreTrainedModel:
     if dtype not in _DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
+    if quantization is not None:
+        if is_adapter(model_dir):
+            raise ModelError(f"{model_dir} is an adapter and cannot be read into 4 bits; merge it into its base first")
+        placed = {"quantization_config": quantization, "device_map": {"": device}}
+        return _load_whole(loader, model_dir, _DTYPES[dtype], may_lack, placed).eval()
     if is_adapter(model_dir):
         model = _load_adapted(loader, model_dir, may_lack).merge_and_unload().to(_DTYPES[dtype])
     else:
@@ -177,7 +196,13 @@ def load_config(model_dir: PathLike) -> Any:
     return config
 
 
-def _load_whole(loader: Any, model_dir: PathLike, dtype: torch.dtype, may_lack: Collection[str]) -> PreTrainedModel:
+def _load_whole(
+    loader: Any,
+    model_dir: PathLike,
+    dtype: torch.dtype,
+    may_lack: Collection[str],
+    placed: Mapping[str, Any] = MappingProxyType({}),
+) -> PreTrainedModel:
     config = load_config(model_dir)
     if loader is AutoModelForSequenceClassification:
         config.num_labels = 1
@@ -190,6 +215,7 @@ def _load_whole(loader: Any, model_dir: PathLike, dtype: torch.dtype, may_lack: 
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **placed,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no model can be loaded from {model_dir}: {error}") from error
@@ -209,6 +235,7 @@ def _load_whole(loader: Any, model_dir: PathLike, dtype: torch.dtype, may_lack: 
 
 def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str]) -> PeftModel:
     base_dir = adapter_base(adapter_dir)
+    check_adapter_base(adapter_dir)
     stored = set(load_file(Path(adapter_dir, "adapter_model.safetensors")))
     base_may_lack = {*may_lack, *(_HEAD for key in stored if key.endswith(_HEAD))}
     base: Any
@@ -263,18 +290,3 @@ def _stored_head(model_dir: PathLike) -> Tensor | None:
 def _require_pad_token(model: PreTrainedModel, model_dir: PathLike) -> None:
     if model.config.get_text_config().pad_token_id is None:
         raise ModelError(f"{model_dir}: config.json names no pad_token_id, so batches cannot be scored; add it")
-
-
-# ---------------------------------------------------------------- saving
-
-
-def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    config = model.generation_config or GenerationConfig()
-    listed = config.eos_token_id
-    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    config.eos_token_id = list(dict.fromkeys([*stop_ids(tokenizer), *listed]))
-    config.pad_token_id = tokenizer.pad_token_id
-    if not config.do_sample and any(value is not None for value in (config.temperature, config.top_p, config.top_k)):
-        # Sampling numbers without sampling: transformers refuses to save that, at the end of the training run.
-        config.do_sample = True
-    return config

@@ -66,6 +66,7 @@ def _round(found: Run, number: int) -> dict[str, Any]:
         "round": number,
         "promoted": gate.get("promoted"),
         "reason": gate.get("reason"),
+        "average": dict(found.metrics(f"{label}/average_choice") or {}),
         "win_rate_vs_previous": _rate(found, f"{label}/eval/win_rate_vs_previous"),
         "win_rate_vs_base": _rate(found, f"{label}/eval/win_rate_vs_base"),
         "reward_model": dict(_reward_model(found, number) or {}),
@@ -131,8 +132,9 @@ def _student(found: Run, name: str) -> dict[str, Any]:
 
 
 def _matrix(artifacts: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
-    for artifact in artifacts.values():
-        if artifact.stage in ("win_rate", "judged_win_rate"):
+    for label, artifact in artifacts.items():
+        # What averages were chosen by (round_2/single_1/…) stands under the names of the models that were taken.
+        if artifact.stage in ("win_rate", "judged_win_rate") and "/eval/" in label:
             a, b = artifact.metrics["names"]
             yield {"a": a, "b": b, **{key: artifact.metrics[key] for key in ("win_rate", "low", "high")}}
 

@@ -60,6 +60,13 @@ def rounds_section(run: Run) -> Section:
     blocks: list[Block] = [Text(_headline(rounds)), *_judge(run), table]
     if reasons:
         blocks.append(Table("Why each round was promoted or held.", ["Round", "Gate", "Why"], reasons))
+    averages: list[list[Cell | str]] = [
+        [str(entry.get("round", MISSING)), str(choice["taken"]), Cell(str(choice["reason"]), "prose")]
+        for entry in rounds
+        if (choice := entry.get("average"))
+    ]
+    if averages:
+        blocks.append(Table("Averages of policies.", ["Round", "Taken", "Why"], averages))
     if series:
         drawing = interval_chart("win-rates", "Win rate of each round, with 95 % intervals", series, "win rate", 0.5)
         blocks.append(Picture(drawing, "At 0.5 (dashed) a round is as good as what it is compared with."))

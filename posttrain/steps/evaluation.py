@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.config import GateConfig, VerifierJudge
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
+from posttrain.evaluate.choice import choose
 from posttrain.evaluate.gate import gate
 from posttrain.evaluate.rating import ratings
 from posttrain.evaluate.win_rate import pair_scores, win_rate
@@ -49,6 +50,17 @@ def decide(call: StageCall, rule: GateConfig) -> dict[str, Any]:
     """Promote a round, or keep the best so far and say why."""
     result = json.loads((call.inputs["win_rate"] / "win_rate.json").read_text(encoding="utf-8"))
     decision = dataclasses.asdict(gate(result, rule.min_win_rate, rule.rule))
+    atomic_write(call.out / "decision.json", json.dumps(decision, indent=1) + "\n")
+    return decision
+
+
+def choose_average(call: StageCall, rule: str, members: list[int]) -> dict[str, Any]:
+    """Take the average of policies, or the best single one where it wins more over the base, and say why."""
+    singles, average = (
+        [json.loads((folder / "win_rate.json").read_text(encoding="utf-8"))["win_rate"] for folder in folders]
+        for folders in (call.inputs["singles"], [call.inputs["average"]])
+    )
+    decision = dataclasses.asdict(choose(singles, average[0], rule, members))
     atomic_write(call.out / "decision.json", json.dumps(decision, indent=1) + "\n")
     return decision
 

@@ -43,12 +43,11 @@ def dpo(call: StageCall, training: DPOConfig, seed: int) -> dict[str, Any]:
     return train_dpo(call.inputs["model"], rows, call.out, config, seed, call.execution, call.progress)
 
 
-def average(call: StageCall) -> dict[str, Any]:
-    """Average checkpoints with equal weights."""
+def average(call: StageCall, weights: list[float]) -> dict[str, Any]:
+    """Average checkpoints, each by its share."""
     models: list[Path] = call.inputs["models"]
     shutil.rmtree(call.out)  # an average is made whole or not at all: what a killed one left is of no use
-    average_checkpoints(models, call.out, [1.0 / len(models)] * len(models))
-    return {"num_models": len(models)}
+    return average_checkpoints(models, call.out, weights)
 
 
 def _dated(call: StageCall, training: Config) -> Config:

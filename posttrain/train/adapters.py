@@ -1,18 +1,19 @@
-"""Low-rank adapters: kept beside the model, merged in float32, and the merge checked."""
+"""Low-rank adapters: kept beside the model, merged in float32 into unquantised weights, and the merge checked."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.core.files import atomic_write
-from posttrain.core.models import model_hash
+from posttrain.core.model_files import note_base
+from posttrain.core.models import load_adapted
 from posttrain.train.errors import TrainError
 
 ADAPTER_FOLDER = "adapter"
@@ -20,15 +21,47 @@ MAX_MERGE_DELTA = 1e-4
 """Largest difference of outputs between merged and unmerged weights, relative to the largest output above 1."""
 
 
-def merge_checked(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: list[int], folder: Path, base_dir: Path
-) -> Any:
-    """Save the adapters, merge them into the float32 weights, and compare outputs before and after.
+def save_adapter(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    base_dir: Path,
+    base_hash: str,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Save the adapters, the tokenizer, and the content hash of the weights that they belong to.
+
+    Args:
+        base_dir: the folder whose weights the adapters were trained above.
+        base_hash: `model_hash` of that folder when training began.
+        state: the weights, gathered, where processes hold only their shares.
+
+    Raises:
+        TrainError: a tensor in the file is empty or lacks, as sharding can leave it.
+    """
+    # peft would name the folder that the config remembers: the base under an SFT adapter, not the SFT policy.
+    model.active_peft_config.base_model_name_or_path = str(base_dir.resolve())
+    weights = None if state is None else dict(state)
+    model.save_pretrained(str(folder), state_dict=weights)
+    tokenizer.save_pretrained(str(folder))
+    note_base(folder, base_hash)
+    wanted = get_peft_model_state_dict(model, state_dict=weights)
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    wrong = [name for name, weight in wanted.items() if sizes.get(name) != tuple(weight.shape) or not weight.numel()]
+    if wrong or not wanted:
+        raise TrainError(
+            f"{folder} lacks {len(wrong)} of {len(wanted)} adapter weights {', '.join(sorted(wrong)[:3])}; the trained "
+            "adapters could not be saved."
+        )
+
+
+def merge_checked(model: PeftModel, probe: list[int], folder: Path) -> Any:
+    """Merge adapters into the float32 weights they stand above, and compare outputs before and after.
 
     Args:
         probe: token ids to compare on.
-        folder: receives the adapters, the tokenizer, and the content hash of the weights they belong to.
-        base_dir: the folder whose weights the adapters were trained on.
+        folder: where the adapters were saved, for the message.
 
     Returns:
         The plain model.
@@ -40,11 +73,6 @@ def merge_checked(
     device = next(model.parameters()).device
     ids_BT = torch.tensor([probe], device=device)
     before = _output(model, ids_BT)
-    # peft would name the folder that the config remembers: the base under an SFT adapter, not the SFT policy.
-    model.active_peft_config.base_model_name_or_path = str(base_dir.resolve())
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    atomic_write(folder / "base.json", json.dumps({"model_hash": model_hash(base_dir)}))
     merged = model.merge_and_unload(safe_merge=True)
     delta = float((_output(merged, ids_BT) - before).abs().max())
     limit = MAX_MERGE_DELTA * max(1.0, float(before.abs().max()))
@@ -54,6 +82,40 @@ def merge_checked(
             f"{folder}, the merged model was not saved."
         )
     return merged
+
+
+def merge_from_disk(folder: Path, trained: Any, probe: list[int]) -> Any:
+    """Merge saved adapters into the base as it lies on disk, never into weights that were rounded to few bits.
+
+    Args:
+        folder: of the adapters, from `save_adapter`.
+        trained: the model they were trained in, for its kind and its padding token.
+        probe: token ids to compare merged and unmerged outputs on.
+
+    Raises:
+        ModelError: the base has changed, or weights are missing.
+        TrainError: the merged model computes something else than the float32 base with adapters.
+    """
+    merged = merge_checked(load_adapted(folder, reward_model=not trained.can_generate()), probe, folder)
+    merged.__dict__.pop("peft_config", None)
+    merged.config.get_text_config().pad_token_id = trained.config.get_text_config().pad_token_id
+    merged.config.pad_token_id = trained.config.pad_token_id
+    return merged
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Say whether a model's frozen weights stand in fewer bits than they were saved in."""
+    return bool(getattr(model, "is_quantized", False) or getattr(model, "is_loaded_in_4bit", False))
+
+
+def float32_adapters(model: nn.Module) -> None:
+    """Give adapters float32 weights back, which TRL rounds to bfloat16 above a quantised model.
+
+    Updates smaller than bfloat16's steps of 2⁻⁸ of a weight would be lost otherwise.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype == torch.bfloat16:
+            weight.data = weight.data.float()
 
 
 @torch.no_grad()

@@ -1,27 +1,28 @@
-"""Averages of checkpoints (2407.21783, 4.1.5), tensor by tensor, so that memory holds one tensor of each."""
+"""Averages of checkpoints (2407.21783, 4.1.5): uniform, weighted, or greedy by evaluation (2203.05482).
+
+Tensors are read and written in blocks: memory does not grow with the size of a tensor, nor with the number of them.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from posttrain.core.atomic import atomic_directory
 from posttrain.core.errors import Faults, ModelError
-from posttrain.core.models import check_model_dir
+from posttrain.core.model_files import check_model_dir, is_adapter
+from posttrain.train.soup import greedy_soup
+from posttrain.train.weight_blocks import Entry, read_entries, write_means
 
-_INDEX = "model.safetensors.index.json"
 # Fields of config.json that say where a model came from, not what it is.
 _ORIGIN = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+# Files of the first model that speak of its training, not of the average.
+_OWN = ("metrics.jsonl", "report.json", "manifest.json")
 
 
 def average_checkpoints(
@@ -40,8 +41,8 @@ def average_checkpoints(
         `{"num_models", "weights", "num_tensors"}`.
 
     Raises:
-        ModelError: fewer than two folders, shares that do not sum to 1, or models that do not match; all
-            differences at once.
+        ModelError: fewer than two folders, shares that do not sum to 1, an adapter, or models that do not match (in
+            configuration, names or shapes of tensors, vocabulary); all differences at once.
     """
     folders = [Path(folder) for folder in dirs]
     shares = list(weights) if weights is not None else [1.0 / len(folders)] * len(folders)
@@ -49,75 +50,95 @@ def average_checkpoints(
         raise ModelError(f"averaging needs two or more folders and a share each, got {len(folders)} and {len(shares)}.")
     if min(shares) <= 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise ModelError(f"shares must be positive and sum to 1, got {shares} with sum {sum(shares)}.")
-    for folder in folders:
-        check_model_dir(folder)
-    places = [_places(folder) for folder in folders]
-    _require_same(folders, places)
+    entries = _checked_entries(folders)
     with atomic_directory(out_dir) as work:
         _copy_rest(folders[0], work)
-        for shard in sorted(set(places[0].values())):
-            names = [name for name, file in places[0].items() if file == shard]
-            _write_shard(Path(work), shard, names, folders, places, shares)
-    return {"num_models": len(folders), "weights": shares, "num_tensors": len(places[0])}
+        for shard in sorted({entry.file.name for entry in entries[0].values()}):
+            names = [name for name, entry in entries[0].items() if entry.file.name == shard]
+            write_means(work / shard, [[model[name] for model in entries] for name in names], shares)
+    return {"num_models": len(folders), "weights": shares, "num_tensors": len(entries[0])}
 
 
-def _places(folder: Path) -> dict[str, str]:
-    """Map each tensor's name to its file."""
-    index = folder / _INDEX
-    if index.is_file():
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return dict.fromkeys(file.keys(), "model.safetensors")
+def greedy_average(dirs: Sequence[str | Path], out_dir: str | Path, score: Callable[[Path], float]) -> dict[str, Any]:
+    """Average those models whose addition does not lower a score, starting from the best (2203.05482, recipe 1).
+
+    Args:
+        dirs: two or more model folders.
+        out_dir: receives the average, or a copy of the best single model where no average is as good.
+        score: from a model folder to a number, higher is better; asked once for each model and each average tried.
+
+    Returns:
+        `{"members": positions in dirs, best first, "score", "scores": of each single model, "trials": [{"members",
+        "score", "kept"}]}`.
+
+    Raises:
+        ModelError: as `average_checkpoints`.
+    """
+    folders = [Path(folder) for folder in dirs]
+    if len(folders) < 2:
+        raise ModelError(f"averaging needs two or more folders, got {len(folders)}.")
+    _checked_entries(folders)
+    Path(out_dir).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".greedy-", dir=Path(out_dir).parent) as tried:
+
+        def mix(chosen: Sequence[Path]) -> Path:
+            place = Path(tried, f"{len(list(Path(tried).iterdir())) + 1}")
+            average_checkpoints(chosen, place)
+            return place
+
+        soup = greedy_soup(folders, mix, score)
+        with atomic_directory(out_dir) as work:
+            _copy_rest(soup.result, work)
+            for path in soup.result.glob("*.safetensors"):
+                shutil.copy2(path, work / path.name)
+    trials = [{"members": list(trial.members), "score": trial.score, "kept": trial.kept} for trial in soup.trials]
+    return {"members": list(soup.members), "score": soup.score, "scores": list(soup.scores), "trials": trials}
 
 
-def _require_same(folders: Sequence[Path], places: Sequence[dict[str, str]]) -> None:
+def _checked_entries(folders: Sequence[Path]) -> list[dict[str, Entry]]:
+    """Return the tensors of each model, after a look at whether they can be averaged at all."""
+    for folder in folders:
+        check_model_dir(folder)
+        if is_adapter(folder):
+            raise ModelError(f"{folder} is an adapter; merge it first, then average the whole models")
+    entries = [read_entries(folder) for folder in folders]
     faults = Faults("models to average")
-    configs = [json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in folders]
-    for folder, config, place in zip(folders[1:], configs[1:], places[1:], strict=True):
-        for key in sorted((configs[0].keys() | config.keys()) - set(_ORIGIN)):
-            ours, theirs = configs[0].get(key), config.get(key)
-            if ours != theirs:
-                faults.add(f"config.json has {key} {theirs!r} in {folder} and {ours!r} in {folders[0]}")
-        for name in sorted(places[0].keys() ^ place.keys()):
-            faults.add(f"{folder if name in places[0] else folders[0]} lacks the tensor {name}")
+    for folder, model in zip(folders[1:], entries[1:], strict=True):
+        _compare_json(folders[0], folder, "config.json", faults)
+        _compare_vocabulary(folders[0], folder, faults)
+        for name in sorted(entries[0].keys() ^ model.keys()):
+            faults.add(f"{folder if name in entries[0] else folders[0]} lacks the tensor {name}")
+        for name, first in entries[0].items():
+            if name in model and model[name].shape != first.shape:
+                faults.add(f"{name} has shape {model[name].shape} in {folder} and {first.shape} in {folders[0]}")
     faults.raise_if_any(ModelError)
+    return entries
 
 
-def _write_shard(
-    work: Path,
-    shard: str,
-    names: Sequence[str],
-    folders: Sequence[Path],
-    places: Sequence[dict[str, str]],
-    shares: Sequence[float],
-) -> None:
-    """Average the tensors of one file of the first model."""
-    averaged: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        files: dict[Path, Any] = {}
-        for folder, place in zip(folders, places, strict=True):
-            for file in {place[name] for name in names}:
-                files[folder / file] = stack.enter_context(safe_open(folder / file, framework="pt"))
-        for name in names:
-            parts = [files[folder / place[name]] for folder, place in zip(folders, places, strict=True)]
-            averaged[name] = _mean(name, [part.get_tensor(name) for part in parts], shares)
-    save_file(averaged, work / shard, metadata={"format": "pt"})
+def _compare_json(first: Path, other: Path, name: str, faults: Faults) -> None:
+    ours, theirs = (json.loads((folder / name).read_text(encoding="utf-8")) for folder in (first, other))
+    for key in sorted((ours.keys() | theirs.keys()) - set(_ORIGIN)):
+        if ours.get(key) != theirs.get(key):
+            faults.add(f"{name} has {key} {theirs.get(key)!r} in {other} and {ours.get(key)!r} in {first}")
 
 
-def _mean(name: str, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    first = tensors[0]
-    if any(tensor.shape != first.shape for tensor in tensors):
-        raise ModelError(f"the tensor {name} has shapes {[tuple(t.shape) for t in tensors]}; they must agree.")
-    if not first.is_floating_point():
-        return first
-    total = torch.zeros_like(first, dtype=torch.float32)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total.add_(tensor.float(), alpha=share)
-    return total.to(first.dtype)
+def _compare_vocabulary(first: Path, other: Path, faults: Faults) -> None:
+    """Compare what token ids mean, where both tokenizers say it in tokenizer.json."""
+    ours, theirs = _vocabulary(first), _vocabulary(other)
+    if ours is not None and theirs is not None and ours != theirs:
+        faults.add(f"tokenizer.json has another vocabulary in {other} than in {first}")
 
 
-def _copy_rest(folder: Path, work: str | Path) -> None:
+def _vocabulary(folder: Path) -> Any:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content.get("model"), content.get("added_tokens")
+
+
+def _copy_rest(folder: Path, work: Path) -> None:
     for path in sorted(folder.iterdir()):
-        carries_weights = path.suffix in (".safetensors", ".bin") or path.name == "metrics.jsonl"
-        if path.is_file() and not carries_weights:
-            shutil.copy2(path, Path(work) / path.name)
+        carries_weights = path.suffix in (".safetensors", ".bin")
+        if path.is_file() and not carries_weights and path.name not in _OWN:
+            shutil.copy2(path, work / path.name)

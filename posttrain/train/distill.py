@@ -27,6 +27,8 @@ from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch
 from posttrain.train.losses import divergences, token_logprobs
 from posttrain.train.sft import RowCollator, SFTTrainer, prepare_forward, tokenize_rows
+from posttrain.train.shared import tokenized
+from posttrain.train.start import starting_policy
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -35,7 +37,6 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
-    trainable,
     training_arguments,
 )
 
@@ -68,8 +69,6 @@ def train_distill(
         ModelError: the two vocabularies are not the same.
         TrainError: the run would be, or went, wrong.
     """
-    if needs_launch(execution):
-        return launch("distill", model_dir, teacher_dir, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_training_rows("distill", rows)
@@ -82,10 +81,13 @@ def train_distill(
     if teacher_dir is not None:
         check_model_dir(teacher_dir)
         check_vocabularies(tokenizer, load_tokenizer(teacher_dir), job.model_dir, teacher_dir)
-    dataset, intake = tokenize_rows(rows, tokenizer, config)
+    dataset, intake = tokenized(lambda: tokenize_rows(rows, tokenizer, config))
+    if needs_launch(execution):
+        tokens = (dataset, intake)
+        return launch("distill", model_dir, teacher_dir, rows, out_dir, config, seed, execution, progress, tokens)
     job.seed_everything()
     plan = plan_steps(len(dataset), config)
-    model = trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
+    model = starting_policy(job)
     forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     trainer = DistillTrainer(
         model=model,

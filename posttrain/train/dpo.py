@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from posttrain.config import DPOConfig, Execution
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.formats import check_rows
-from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
+from posttrain.core.models import check_model_dir, model_hash
 from posttrain.train.batches import Array, EpochLoader, whole_pass
 from posttrain.train.checkpoints import FOLDER
 from posttrain.train.errors import TrainError
@@ -36,6 +36,8 @@ from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row
 from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
 from posttrain.train.reference import compute_reference, find_reference, reference_key, write_reference
+from posttrain.train.shared import in_shares, tokenized
+from posttrain.train.start import starting_policy
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -44,7 +46,6 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
-    trainable,
     training_arguments,
 )
 
@@ -77,17 +78,18 @@ def train_dpo(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
-    if needs_launch(execution):
-        return launch("dpo", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_rows(rows, "preference", "training rows")
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
-    dataset, intake = tokenize_pairs(rows, tokenizer, config, config.mask_format_tokens)
+    dataset, intake = tokenized(lambda: tokenize_pairs(rows, tokenizer, config, config.mask_format_tokens))
+    if needs_launch(execution):
+        tokens = (dataset, intake)
+        return launch("dpo", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     identity = fingerprint(dataset)
     job.seed_everything()
-    model = trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
+    model = starting_policy(job)
     forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id, job)
     reference = reference_of(model, forward, collate, identity, job)
     collate = PairCollator(dataset, tokenizer.pad_token_id, forward.packs, reference)
@@ -123,9 +125,15 @@ def reference_of(model: Any, forward: Forward, collate: PairCollator, rows: Any,
     found = find_reference(folder, key, num_tokens)
     if found is None:
         model.eval()
-        parts = whole_pass(collate.sizes, job.config.device_batch_tokens, padded=not forward.packs)
+        most = job.config.device_batch_tokens
+
+        def compute(rows: range) -> Array:
+            parts = whole_pass(collate.sizes[rows.start : rows.stop], most, padded=not forward.packs)
+            shifted = [[rows.start + row for row in part] for part in parts]
+            return compute_reference(model, forward, collate, shifted, job.device)
+
         with job.precision():
-            write_reference(folder, key, compute_reference(model, forward, collate, parts, job.device))
+            write_reference(folder, key, in_shares(len(collate.sizes), compute))
         found = find_reference(folder, key, num_tokens)
     if found is None:
         raise TrainError(f"the reference's log-probs were written to {folder} and are not there any more.")
@@ -171,7 +179,8 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     def _start_tolerance(self, batch: Batch) -> float:
         """Return 1e-5, or more where sums are so large that the compute type cannot hold that."""
         largest = float(sum_by_row(batch["reference"].abs(), batch["owner"], 2 * len(batch["weights"])).max())
-        epsilon = 2.0**-22 if self._config.dtype == "float32" else 2.0**-9
+        in_4bit = self._config.lora is not None and self._config.lora.load_in_4bit  # whose products are bfloat16
+        epsilon = 2.0**-22 if self._config.dtype == "float32" and not in_4bit else 2.0**-9
         return max(1e-5, epsilon * self._config.beta * largest)
 
     def _compare(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

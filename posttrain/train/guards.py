@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from posttrain.train.errors import TrainError
 from posttrain.train.losses import LN2
@@ -70,13 +71,18 @@ def check_adapters_moved(model: nn.Module, before: Mapping[str, Tensor], allow: 
         TrainError: names the matrices (override: `still_adapter`).
     """
     now = dict(model.named_parameters())
-    still = [name for name, weight in before.items() if "lora_B" in name and weight.equal(now[name].detach())]
+    still = [name for name, weight in before.items() if "lora_B" in name and weight.equal(_whole(now[name]))]
     if still and "still_adapter" not in allow:
         raise TrainError(
             f"{len(still)} of {sum('lora_B' in name for name in before)} adapter matrices did not move, {still[0]} "
             "among them: their layers get no gradient. Leave these layers out of lora.target_modules; to go on all "
             "the same: allow: [still_adapter]."
         )
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """Return a weight of which processes may hold shares; each of them has to ask."""
+    return weight.full_tensor().detach() if isinstance(weight, DTensor) else weight.detach()
 
 
 class PreferenceWatch:

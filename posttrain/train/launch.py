@@ -1,19 +1,20 @@
 """Training in several processes on this machine, started by torch's launcher.
 
-The parent writes what to train into a folder, starts the processes, passes on their progress, and raises the error of
-the first that failed. The launcher ends the others when one dies.
+The parent tokenises, writes what to train into a folder, starts the processes, passes on their progress, and raises
+the error of the first that failed. The launcher ends the others when one dies.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.errors import DataError, ModelError, PosttrainError
@@ -21,8 +22,50 @@ from posttrain.core.files import write_jsonl
 from posttrain.train.errors import TrainError
 from posttrain.train.kinds import Kind, Progress
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from posttrain.train.intake import Intake
+
 PROGRESS_MARK = "posttrain-progress"
-_ERRORS: dict[str, type[PosttrainError]] = {"DataError": DataError, "ModelError": ModelError}
+FAILURES = "failures.json"
+LAUNCHER_VARIABLE = "POSTTRAIN_LAUNCHER"
+"""Environment variable with the number of the launcher's process, for the processes that it starts."""
+START_SECONDS = 60.0
+"""How long processes wait for one that hangs at its start."""
+TAIL_LINES = 40
+_ERRORS: dict[str | None, type[PosttrainError]] = {"DataError": DataError, "ModelError": ModelError}
+# Signals that strike a process from outside or by its own fault; the others are how the launcher ends the rest.
+_DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+
+class Place:
+    """Where process `rank` leaves what in the job's folder."""
+
+    @staticmethod
+    def output(folder: Path, rank: int) -> Path:
+        """Return the file of what it prints."""
+        return folder / f"output-{rank}.txt"
+
+    @staticmethod
+    def error(folder: Path, rank: int) -> Path:
+        """Return the file of the exception that ended it."""
+        return folder / f"error-{rank}.json"
+
+    @staticmethod
+    def stack(folder: Path, rank: int) -> Path:
+        """Return the file of where it stands, when asked by SIGUSR1."""
+        return folder / f"stack-{rank}.txt"
+
+    @staticmethod
+    def pid(folder: Path, rank: int) -> Path:
+        """Return the file of its process number."""
+        return folder / f"pid-{rank}"
+
+    @staticmethod
+    def ready(folder: Path, rank: int) -> Path:
+        """Return the file that says that it has its rows."""
+        return folder / f"ready-{rank}"
 
 
 def needs_launch(execution: Execution) -> bool:
@@ -40,14 +83,23 @@ def launch(
     seed: int,
     execution: Execution,
     progress: Progress | None,
+    tokens: tuple[Dataset, Intake],
 ) -> dict[str, Any]:
     """Run one training in `execution.processes` processes and return what it returns.
 
+    Args:
+        tokens: the rows as they were tokenised here; the processes map them from disk.
+
     Raises:
-        DataError, ModelError, TrainError: as the training itself; a process that died is a TrainError with its output.
+        DataError, ModelError, TrainError: as the training itself; a process that died is a TrainError with its
+            traceback or, where a signal killed it, its last output.
     """
-    with tempfile.TemporaryDirectory(prefix="posttrain-launch-") as folder:
-        write_jsonl(Path(folder, "rows.jsonl"), rows)
+    from posttrain.train.shared import store_rows
+
+    with tempfile.TemporaryDirectory(prefix="posttrain-launch-") as name:
+        folder = Path(name)
+        write_jsonl(folder / "rows.jsonl", rows)
+        store_rows(folder, *tokens)
         job = {
             "kind": kind,
             "model_dir": str(model_dir),
@@ -56,22 +108,19 @@ def launch(
             "config": config.model_dump(mode="json"),
             "seed": seed,
             "execution": execution.model_dump(mode="json"),
+            "start_seconds": START_SECONDS,
         }
-        Path(folder, "job.json").write_text(json.dumps(job), encoding="utf-8")
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         code, tail = _watch(folder, execution.processes, progress)
-        error = Path(folder, "error.json")
-        if error.is_file():
-            found = json.loads(error.read_text(encoding="utf-8"))
-            raise _ERRORS.get(found["type"], TrainError)(found["message"])
         if code != 0:
-            raise TrainError(f"a training process ended with exit code {code}; its last output:\n{tail}")
-        return json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
+            raise _failure(folder, execution.processes, code, tail)
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _watch(folder: str, processes: int, progress: Progress | None) -> tuple[int, str]:
-    """Start the processes and read their output until they end; return exit code and the end of the output."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "posttrain.train.worker", folder]
+def _watch(folder: Path, processes: int, progress: Progress | None) -> tuple[int, str]:
+    """Start the processes and read the launcher's output until they end; return exit code and the end of it."""
+    command = [sys.executable, "-m", "posttrain.train.torchrun", str(os.getpid()), str(folder)]
+    command += ["--standalone", "--nproc_per_node", str(processes), "-m", "posttrain.train.worker", str(folder)]
     lines: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
@@ -84,8 +133,32 @@ def _watch(folder: str, processes: int, progress: Progress | None) -> tuple[int,
                     if progress is not None:
                         progress(int(done), int(total))
                 else:
-                    lines = [*lines[-200:], line]
+                    lines = [*lines[-TAIL_LINES:], line]
         except BaseException:
             child.terminate()  # the launcher ends its processes
             raise
     return child.returncode, "".join(lines)
+
+
+def _failure(folder: Path, processes: int, code: int, tail: str) -> PosttrainError:
+    """Return the error of the process that failed first; those that only lost their partner come later."""
+    path = folder / FAILURES
+    codes: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for rank, status in codes.items():
+        if -status in _DEADLY:
+            name = signal.Signals(-status).name
+            hint = " (where memory runs out, the system kills so)" if name == "SIGKILL" else ""
+            output = Place.output(folder, int(rank)).read_text(encoding="utf-8", errors="replace")
+            last = "\n".join(output.splitlines()[-TAIL_LINES:])
+            return TrainError(f"training process {rank} was killed by {name}{hint}; its last output:\n{last}")
+    errors = [
+        {**json.loads(place.read_text(encoding="utf-8")), "rank": rank}
+        for rank in range(processes)
+        if (place := Place.error(folder, rank)).is_file()
+    ]
+    if not errors:
+        return TrainError(f"a training process ended with exit code {code}; the launcher's last output:\n{tail}")
+    first = min(errors, key=lambda error: error["time"])
+    if first["type"] is None:
+        return TrainError(f"training process {first['rank']} failed:\n{first['message']}")
+    return _ERRORS.get(first["type"], TrainError)(first["message"])

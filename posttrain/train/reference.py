@@ -55,19 +55,21 @@ def write_reference(folder: Path, key: str, logprobs_N: Array) -> None:
 def compute_reference(
     model: Any, forward: Forward, collate: PairCollator, parts: list[list[int]], device: str
 ) -> Array:
-    """Compute the log-prob of each learned token, in the order that `PairCollator` reads them.
+    """Compute the log-prob of each learned token of a stretch of pairs, in the order that `PairCollator` reads them.
 
     Args:
         model: the reference, in evaluation mode.
-        parts: the pairs of each forward pass, each pair once.
+        parts: the pairs of each forward pass; together a stretch of the dataset, each pair once.
     """
-    starts = np.concatenate([[0], np.cumsum(collate.num_learned.sum(axis=1))])
-    values = np.empty(int(starts[-1]), dtype=np.float32)
+    rows_of_all = [row for part in parts for row in part]
+    first, num_learned = min(rows_of_all), collate.num_learned.sum(axis=1)
+    starts = np.cumsum(np.concatenate([np.zeros(first + 1, dtype=np.int64), num_learned[first:]]))
+    values = np.empty(int(num_learned[rows_of_all].sum()), dtype=np.float32)
     with forward.attention():
         for rows in parts:
             part = to_device(collate.part(rows), device)
             logprobs_N, _, _ = forward.logprobs_at(model, part, part["places"], part["targets"])
-            pieces = np.split(logprobs_N.float().cpu().numpy(), np.cumsum(np.diff(starts)[rows])[:-1])
+            pieces = np.split(logprobs_N.float().cpu().numpy(), np.cumsum(num_learned[rows])[:-1])
             for row, piece in zip(rows, pieces, strict=True):
                 values[starts[row] : starts[row + 1]] = piece
     return values

@@ -23,7 +23,7 @@ from posttrain.core.atomic import atomic_write
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, init_reward_model, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import Forward
 from posttrain.train.kinds import Progress
@@ -31,6 +31,8 @@ from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
 from posttrain.train.losses import bradley_terry_losses, centering_losses
 from posttrain.train.rankings import RankingCollator, as_rankings, tokenize_rankings
+from posttrain.train.shared import tokenized
+from posttrain.train.start import starting_reward_model
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -38,7 +40,6 @@ from posttrain.train.trainer import (
     make_loader,
     plan_steps,
     run,
-    trainable,
     training_arguments,
 )
 from reward.agreement import reward_model_report
@@ -75,16 +76,18 @@ def train_reward_model(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
-    if needs_launch(execution):
-        return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
+    rows = list(rows)
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out)
-    dataset, intake = tokenize_rankings(rankings, tokenizer, config)
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config))
+    if needs_launch(execution):
+        tokens = (dataset, intake)
+        return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     job.seed_everything()
-    model = trainable(init_reward_model(job.model_dir, job.seed, dtype="float32", device=job.device))
+    model = starting_reward_model(job)
     forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(

@@ -10,6 +10,7 @@ from posttrain.config import DistillConfig, DPOConfig, Execution, RewardModelCon
 from posttrain.core.model_files import check_model_dir
 from posttrain.train.errors import TrainError
 from posttrain.train.kinds import Kind, Progress, check_training_rows
+from posttrain.train.limits import check_limits
 
 CONFIGS: dict[Kind, type[TrainConfig]] = {
     "sft": SFTConfig,
@@ -46,6 +47,7 @@ def train(
     """
     if not isinstance(config, CONFIGS[kind]):
         raise TrainError(f"training {kind} needs a {CONFIGS[kind].__name__}, got a {type(config).__name__}.")
+    check_limits(config, execution)
     rows = list(rows)
     check_training_rows(kind, rows)
     check_model_dir(model_dir)

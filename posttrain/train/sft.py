@@ -20,7 +20,7 @@ from posttrain.config import Execution, SFTConfig, TrainConfig
 from posttrain.core.chat import Encoded, encode_example, encode_messages, encode_turns, load_tokenizer, truncate
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
-from posttrain.core.models import check_model_dir, load_causal_lm
+from posttrain.core.models import check_model_dir
 from posttrain.train.batches import Array, Ragged, Step, split_fillers
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import Forward
@@ -29,6 +29,8 @@ from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer, collect
 from posttrain.train.parts import make_part
+from posttrain.train.shared import tokenized
+from posttrain.train.start import starting_policy
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -37,7 +39,6 @@ from posttrain.train.trainer import (
     plan_steps,
     restore_forward,
     run,
-    trainable,
     training_arguments,
 )
 
@@ -69,16 +70,17 @@ def train_sft(
         DataError: rows that cannot be used, all of them listed, before weights are loaded.
         TrainError: the run would be, or went, wrong.
     """
-    if needs_launch(execution):
-        return launch("sft", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
     rows = list(rows)
     check_training_rows("sft", rows)
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
-    dataset, intake = tokenize_rows(rows, tokenizer, config)
+    dataset, intake = tokenized(lambda: tokenize_rows(rows, tokenizer, config))
+    if needs_launch(execution):
+        tokens = (dataset, intake)
+        return launch("sft", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     job.seed_everything()
-    model = trainable(load_causal_lm(job.model_dir, dtype="float32"))
+    model = starting_policy(job)
     forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     plan = plan_steps(len(dataset), config)
     trainer = SFTTrainer(

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
-from posttrain.core.models import model_hash, save_model
-from posttrain.train.adapters import ADAPTER_FOLDER, merge_checked
+from posttrain.core.models import model_hash
+from posttrain.train.adapters import float32_adapters
 from posttrain.train.batches import Array, EpochLoader, GlobalBatches, Step
 from posttrain.train.checkpoints import FOLDER, find_checkpoint
 from posttrain.train.errors import TrainError
@@ -28,8 +28,11 @@ from posttrain.train.forward import Forward
 from posttrain.train.guards import adapter_snapshot, check_adapters_moved
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress
+from posttrain.train.limits import check_limits
 from posttrain.train.loop import ExactTrainer
 from posttrain.train.metrics import MetricsFile
+from posttrain.train.saving import save_trained
+from posttrain.train.sharding import shard
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -66,6 +69,14 @@ class Job:
     execution: Execution
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        check_limits(self.config, self.execution)
+
+    @property
+    def in_4bit(self) -> bool:
+        """Say whether frozen weights are to stand in 4 bits below adapters."""
+        return self.config.lora is not None and self.config.lora.load_in_4bit
+
     @property
     def seed(self) -> int:
         """Return the seed of data order, heads and adapters."""
@@ -73,13 +84,14 @@ class Job:
 
     @property
     def device(self) -> str:
-        """Return `cpu` or `cuda`."""
+        """Return `cpu`, `cuda`, or the device of this process where there are several."""
         device = self.execution.device
-        if device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise TrainError(f"execution.device is {device}, but torch sees no CUDA device; use cpu or auto.")
-        return device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        local = os.environ.get("LOCAL_RANK")
+        return f"cuda:{local}" if device == "cuda" and local is not None else device
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return the context of the compute type that the config asks for."""
@@ -222,8 +234,14 @@ def run(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
+    base_hash = model_hash(job.model_dir) if job.config.lora else ""
+    if job.in_4bit:
+        float32_adapters(trainer.model)
     before = adapter_snapshot(trainer.model)
     trainer.watch_adapters(before)
+    if job.execution.sharding == "fsdp2" and trainer.args.world_size > 1:
+        shard(trainer.model, job.device, job.config.dtype)
+        trainer.is_distributed_loading_by_transformers = True  # so that nothing wraps it once more
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
@@ -232,9 +250,10 @@ def run(
             f"training ended after {trainer.state.global_step} of {trainer.args.max_steps} steps; nothing was saved."
         )
     check_adapters_moved(trainer.model, before, job.config.allow)
-    if trainer.is_world_process_zero():
-        _save(job, trainer, tokenizer, probe)
+    save_trained(trainer, tokenizer, job.model_dir, job.out_dir, probe, base_hash)
     trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
     last = metrics.rows[-1] if metrics.rows else {}
     return {
         **intake.summary(),
@@ -255,10 +274,3 @@ def _checkpoint_of(job: Job, data: Any) -> Path | None:
     }
     return find_checkpoint(job.out_dir / FOLDER, identity)
 
-
-def _save(job: Job, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, probe: list[int]) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if isinstance(model, PeftModel):
-        model = merge_checked(model, tokenizer, probe, job.out_dir / ADAPTER_FOLDER, job.model_dir)
-    save_model(model, tokenizer, job.out_dir)
-    shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)

@@ -106,6 +106,14 @@ def test_numbers_and_reasons_are_there(page):
     assert "transformers" in page and "5.23.0" in page
 
 
+def test_the_choice_between_an_average_and_a_single_policy_is_shown(example_run):
+    choice = {"taken": "single", "reason": "Single policy taken: the uniform average of policies 1, 2 of 2 lost."}
+    rounds = [example_run["rounds"][0] | {"average": {}}, example_run["rounds"][1] | {"average": choice}]
+    text = build_report({"rounds": rounds})
+    assert "Averages of policies." in text and choice["reason"] in text
+    assert "Averages of policies." not in build_report({"rounds": rounds[:1]})
+
+
 def test_a_judge_that_trained_the_policy_is_said_loudly(example_run):
     judge = {"kind": "reward_model", "model": None}
     text = build_report({"rounds": example_run["rounds"], "config": {"evaluate": {"judge": judge}}})

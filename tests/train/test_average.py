@@ -1,5 +1,8 @@
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.core.errors import ModelError
 from posttrain.core.models import load_causal_lm
-from posttrain.train.average import average_checkpoints
+from posttrain.train import weight_blocks
+from posttrain.train.average import average_checkpoints, greedy_average
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -85,3 +91,93 @@ def test_models_that_do_not_match_are_refused_with_all_differences(three, tmp_pa
 def test_shares_that_are_none_are_refused(three, tmp_path, shares):
     with pytest.raises(ModelError, match="share"):
         average_checkpoints(three[:2], tmp_path / "mean", shares)
+
+
+def test_shapes_and_vocabularies_must_agree(three, tmp_path):
+    tensors = load_file(three[1] / "model.safetensors")
+    tensors["model.norm.weight"] = torch.ones(3)
+    save_file(tensors, three[1] / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = json.loads((three[2] / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zebra"] = 4096
+    (three[2] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match=r"norm.weight has shape \(3,\) (.|\n)*another vocabulary in .*model_6"):
+        average_checkpoints(three, tmp_path / "mean")
+
+
+def test_tensors_longer_than_a_block_are_whole(three, tmp_path, monkeypatch, weights_of):
+    monkeypatch.setattr(weight_blocks, "BLOCK", 7)  # 32-wide rows: blocks end inside rows, the last one is short
+    average_checkpoints(three, tmp_path / "mean")
+    one = weights_of(three[0])
+    for name, weight in weights_of(tmp_path / "mean").items():
+        assert torch.allclose(weight, one[name] * 3.0, rtol=1e-6), name
+
+
+def test_counters_are_the_first_models_and_odd_types_are_refused(three, tmp_path, weights_of):
+    for number, folder in enumerate(three):
+        tensors = load_file(folder / "model.safetensors") | {"steps": torch.tensor([5 + number, 6])}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    average_checkpoints(three[1:], tmp_path / "mean")
+    assert weights_of(tmp_path / "mean")["steps"].tolist() == [6, 6]
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.float8_e4m3fn)
+    save_file(tensors, three[2] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="F8_E4M3, which cannot be averaged"):
+        average_checkpoints(three, tmp_path / "other")
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from posttrain.train.average import average_checkpoints
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+
+root = Path(sys.argv[1])
+average_checkpoints([root / "small", root / "small"], root / "first")
+before = peak()
+average_checkpoints([root / "large"] * 4, root / "second")
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_grows_neither_with_tensors_nor_with_models(tiny_model_dir, tmp_path):
+    # 2 models with 1 tensor of 8 MiB, then 4 models with 2 of 24 MiB: a whole tensor or shard more would show.
+    for name, count, size in (("small", 1, 8), ("large", 2, 24)):
+        shutil.copytree(tiny_model_dir, tmp_path / name)
+        tensors = {f"t{number}": torch.full((size << 18,), float(number)) for number in range(count)}
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert float(run.stdout) < 12.0  # MiB; a block is 1
+    assert load_file(tmp_path / "second" / "model.safetensors")["t1"].unique().tolist() == [1.0]
+
+
+def test_greedy_averaging_keeps_what_helps(three, tmp_path, weights_of):
+    one = weights_of(three[0])["model.norm.weight"]
+    asked = []
+
+    def score(folder):
+        """Say how near the weights are to 1.6 times those of the first model."""
+        asked.append(folder)
+        return -abs(float(weights_of(folder)["model.norm.weight"][0] / one[0]) - 1.6)
+
+    found = greedy_average(three, tmp_path / "soup", score)
+    # Alone 1, 2, 6: off by 0.6, 0.4, 4.4. 2 with 1: 1.5, off by 0.1, kept. With 6 too: 3, off by 1.4, refused.
+    assert found["members"] == [1, 0]
+    assert found["scores"] == pytest.approx([-0.6, -0.4, -4.4], abs=1e-5)
+    assert found["score"] == pytest.approx(-0.1, abs=1e-5)
+    assert [(trial["members"], trial["kept"]) for trial in found["trials"]] == [([1, 0], True), ([1, 0, 2], False)]
+    assert len(asked) == 5
+    assert torch.allclose(weights_of(tmp_path / "soup")["model.norm.weight"], one * 1.5)
+    load_causal_lm(tmp_path / "soup")
+    assert {path.name for path in tmp_path.iterdir()} == {"model_1", "model_2", "model_6", "soup"}
+
+
+def test_greedy_averaging_falls_back_to_the_best_single_model(three, tmp_path, weights_of):
+    first = float(weights_of(three[0])["model.norm.weight"][0])
+    largest = greedy_average(three, tmp_path / "soup", lambda f: float(weights_of(f)["model.norm.weight"][0]) / first)
+    assert largest["members"] == [2] and not any(trial["kept"] for trial in largest["trials"])
+    assert weights_of(tmp_path / "soup").keys() == weights_of(three[2]).keys()
+    assert torch.equal(weights_of(tmp_path / "soup")["lm_head.weight"], weights_of(three[2])["lm_head.weight"])

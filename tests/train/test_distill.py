@@ -92,6 +92,7 @@ def test_other_vocabularies_are_refused_before_weights_are_loaded(tiny_model_dir
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"fish"', '"whale"'))
     monkeypatch.setattr("posttrain.train.distill.load_causal_lm", lambda *a, **k: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("posttrain.train.distill.starting_policy", lambda *a, **k: pytest.fail("weights were loaded"))
     with pytest.raises(ModelError, match="2 tokens differ, 'fish'.*'whale'.*method: sequence"):
         train_distill(tiny_model_dir, other, completion_rows(4), tmp_path / "out", DistillConfig(**COMMON), seed=0)
 

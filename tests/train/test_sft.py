@@ -60,7 +60,7 @@ def test_collator_sums_over_supervised_tokens_only(tiny_tokenizer):
 
 
 def test_bad_rows_are_all_listed_before_weights_are_loaded(tmp_path, tiny_model_dir, monkeypatch):
-    monkeypatch.setattr("posttrain.train.sft.load_causal_lm", lambda *a, **k: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("posttrain.train.sft.starting_policy", lambda *a, **k: pytest.fail("weights were loaded"))
     good = completion_rows(1)[0]
     rows = [good, {"prompt": good["prompt"], "completion": say("assistant", "")}, {"prompt": good["prompt"]}]
     with pytest.raises(DataError, match=r"2 faults(.|\n)*row 2(.|\n)*row 3"):

@@ -1,0 +1,46 @@
+"""Saving models, refusing what transformers would let pass: weights that are empty, NaN or infinite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.core.atomic import PathLike
+from posttrain.core.chat import stop_ids
+from posttrain.core.errors import ModelError
+
+
+def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, out_dir: PathLike) -> None:
+    """Save a folder that any tool can load: safetensors, tokenizer, chat template, and stop tokens for generation.
+
+    `generation_config.json` lists the end-of-turn token among `eos_token_id`, so that other engines stop there too.
+
+    Raises:
+        ModelError: a weight is empty, NaN or infinite; nothing is written.
+    """
+    for name, weight in model.named_parameters():
+        if weight.numel() == 0 or not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"the weight {name} is empty, NaN or infinite, so the model is not saved to {out_dir}")
+    # TRL's trainers put a patched `forward` on the instance and switch the cache off in the configuration.
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner.__dict__.pop("forward", None)
+    inner.config.use_cache = True
+    if inner.can_generate():
+        inner.generation_config = _generation_config(inner, tokenizer)
+    model.save_pretrained(str(out_dir))
+    tokenizer.save_pretrained(str(out_dir))
+
+
+def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    config = model.generation_config or GenerationConfig()
+    listed = config.eos_token_id
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    config.eos_token_id = list(dict.fromkeys([*stop_ids(tokenizer), *listed]))
+    config.pad_token_id = tokenizer.pad_token_id
+    if not config.do_sample and any(value is not None for value in (config.temperature, config.top_p, config.top_k)):
+        # Sampling numbers without sampling: transformers refuses to save that, at the end of the training run.
+        config.do_sample = True
+    return config
