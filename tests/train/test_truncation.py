@@ -14,7 +14,7 @@ from posttrain.config import DPOConfig, RewardModelConfig, SFTConfig
 from posttrain.core.chat import end_of_turn_id
 from posttrain.core.errors import DataError
 from posttrain.train.pairs import tokenize_pairs
-from posttrain.train.reward_model import expand
+from posttrain.train.rankings import as_rankings, tokenize_rankings
 from posttrain.train.sft import IGNORED, tokenize_rows
 
 ANYTHING = {"max_steps": 1, "max_truncated_rate": 1.0, "max_drop_rate": 1.0}
@@ -81,13 +81,17 @@ def test_every_pair_of_a_ranking_keeps_words_on_both_sides(tiny_tokenizer, limit
             words("assistant", word, size) for word, size in zip(("cat", "dog", "fish"), sizes, strict=True)
         ],
     }
-    pairs = expand([ranking])
-    dataset, intake = tokenize_pairs(pairs, tiny_tokenizer, RewardModelConfig(**ANYTHING, max_tokens=limit), False)
-    lengths = [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in dataset]
+    config = RewardModelConfig(**ANYTHING, max_tokens=limit)
+    (row,), intake = tokenize_rankings(as_rankings([ranking]), tiny_tokenizer, config)
     room = limit - 5
-    assert lengths == [(min(a + 1, room), min(b + 1, room)) for a, b in itertools.combinations(sizes, 2)]
-    assert min(min(both) for both in lengths) >= 1
-    assert intake.num_truncated == sum(max(a, b) + 1 > room for a, b in itertools.combinations(sizes, 2))
+    assert len(row["prompt_ids"]) == 5
+    assert row["answer_lengths"] == [min(size + 1, room) for size in sizes]
+    assert min(row["answer_lengths"]) >= 1
+    assert list(zip(row["better"], row["worse"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
+    ends = [place for place, token in enumerate(row["answer_ids"]) if token == end_of_turn_id(tiny_tokenizer)]
+    stops = list(itertools.accumulate(row["answer_lengths"]))
+    assert ends == [stop - 1 for stop, size in zip(stops, sizes, strict=True) if size + 1 <= room]
+    assert intake.num_truncated == int(max(sizes) + 1 > room)
 
 
 def test_a_limit_below_every_prompt_leaves_nothing_and_says_so(tiny_tokenizer):
@@ -153,7 +157,7 @@ def test_more_than_five_rows_in_a_hundred_need_the_named_flag(tiny_tokenizer, ki
             for s in sizes
         ]
         config = RewardModelConfig(max_steps=1, max_tokens=9, **changes)
-        return tokenize_pairs(expand(rankings), tiny_tokenizer, config, False)[1]
+        return tokenize_rankings(as_rankings(rankings), tiny_tokenizer, config)[1]
 
     assert tokenize(5).summary()["num_truncated"] == 5
     with pytest.raises(DataError, match=r"6 of 100 rows \(6.0%\).*more than max_truncated_rate 0.05"):
