@@ -23,9 +23,11 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("score", ("mean_reward", "min_reward", "max_reward")),
     ("entropy (nats)", ("entropy",)),
     ("KL from the base (nats)", ("kl", "objective/kl")),
-    ("length (tokens)", ("length", "mean_length", "completions/mean_length")),
+    ("length (tokens)", ("length", "mean_length", "completions/mean_length", "length/chosen", "length/rejected")),
     ("gradient norm", ("grad_norm",)),
     ("learning rate", ("learning_rate",)),
+    ("tokens per second", ("tokens_per_second",)),
+    ("share of the peak of matrix products", ("matmul_share",)),
 )
 MAX_POINTS = 200
 MAX_BARS = 40
