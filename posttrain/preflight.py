@@ -15,6 +15,7 @@ from posttrain.core.model_files import check_model_dir
 from posttrain.functions import function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
+from posttrain.train.tracker_names import missing_trackers
 from reward.pair_rules import RULES
 from reward.preferences import check_strength_names
 from synth.prompts.template import load_template
@@ -73,6 +74,9 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     for name in FUNCTION_KEYS:
         if isinstance(section.get(name), str):
             yield from _caught(f"{where}.{name}", partial(function_file, section[name]))
+    trackers = section.get("report_to")
+    if isinstance(trackers, list):
+        yield from (f"{where}.report_to: {fault}" for fault in missing_trackers(map(str, trackers)))
     template = section.get("template")
     if isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
         yield f"{where}.template: there is no file {template}"
