@@ -150,6 +150,7 @@ class DistillTrainer(SFTTrainer):
         config: Any = self._train_config
         tokens = counts[0].clamp(min=1)
         logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
+        self.measure_lengths(batch)
         cross_entropy = self.cross_entropy(logits_NV, batch["targets"]) / tokens
         if self._teacher is None:
             return cross_entropy

@@ -130,11 +130,18 @@ def add_reference(dataset: Dataset, model: nn.Module, pad_id: int, job: Job) -> 
 class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     """TRL's trainer on tokenised pairs, with exact masks, exact normalisation and a reference that is not resident."""
 
+    _watch: PreferenceWatch
+
     def prepare_loop(self, config: DPOConfig, loader: Any) -> None:  # type: ignore[override]
         super().prepare_loop(config, loader)
         self._config = config
         self._head = output_head(self.model)
-        self._watch = PreferenceWatch(config.max_chosen_drop, config.loss in ("sigmoid", "sigmoid_norm"), config.allow)
+        self._watch = PreferenceWatch(
+            config.max_chosen_drop,
+            config.loss in ("sigmoid", "sigmoid_norm"),
+            config.allow,
+            int(self.args.warmup_steps),
+        )
         self._seen = torch.zeros(5, device=self.args.device)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:

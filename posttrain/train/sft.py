@@ -174,6 +174,7 @@ class RowCollator:
             "targets": torch.from_numpy(labels_BT[owner_N, place_N + 1]),
             "counts": torch.tensor([len(owner_N)]),
             "rows": rows,
+            "num_rows": int(weights_B.sum()),
             "num_tokens": int((self.lengths[rows] * weights_B).sum()),
         }
 
@@ -188,7 +189,13 @@ class SFTTrainer(ExactTrainer, trl.SFTTrainer):
     def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """Return the summed cross-entropy of this pass over the supervised tokens of the global batch."""
         logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
+        self.measure_lengths(batch)
         return self.cross_entropy(logits_NV, batch["targets"]) / counts[0].clamp(min=1)
+
+    def measure_lengths(self, batch: Batch) -> None:
+        """Meter the learned tokens of a row under TRL's name."""
+        learned, rows = torch.tensor([float(len(batch["targets"])), float(batch["num_rows"])], device=self.args.device)
+        self.meter("completions/mean_length", learned, rows)
 
     def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
         """Return the summed cross-entropy in nats, and meter accuracy and, on logged steps, entropy."""

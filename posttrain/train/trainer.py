@@ -18,16 +18,18 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
-from posttrain.core.models import model_hash, save_model
-from posttrain.train.adapters import ADAPTER_FOLDER, merge_checked
+from posttrain.core.models import model_hash
 from posttrain.train.batches import Array, EpochLoader, GlobalBatches
-from posttrain.train.checkpoints import FOLDER, find_checkpoint
+from posttrain.train.checkpoints import FOLDER, check_room, find_checkpoint, step_of
 from posttrain.train.errors import TrainError
-from posttrain.train.guards import adapter_snapshot, check_adapters_moved
+from posttrain.train.guards import adapter_snapshot, check_adapters_moved, check_weights
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress
 from posttrain.train.loop import ExactTrainer
 from posttrain.train.metrics import MetricsFile
+from posttrain.train.saving import save_checked
+from posttrain.train.steps import forget_optimizer, make_steps
+from posttrain.train.trackers import PROJECT, check_trackers, run_name
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -46,6 +48,9 @@ class Job:
         run_seed: the run's seed; the section's own wins.
         execution: device, processes, threads.
         progress: called with (steps done, steps in all).
+
+    Raises:
+        TrainError: a tracker that the config names is not installed.
     """
 
     model_dir: Path
@@ -54,6 +59,9 @@ class Job:
     run_seed: int
     execution: Execution
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_trackers(self.config.report_to)
 
     @property
     def seed(self) -> int:
@@ -148,7 +156,9 @@ def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **e
         logging_first_step=True,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # `run` adds trackers in a wrap
+        project=PROJECT,
+        run_name=run_name(job.out_dir),
         save_strategy="no" if config.checkpoint_steps is None else "steps",
         save_steps=config.checkpoint_steps or 1,
         save_total_limit=2,
@@ -190,7 +200,12 @@ def make_loader(job: Job, plan: Plan, lengths: Array, collate: Callable[[list[in
 
 
 def trainable(model: Any) -> Any:
-    """Let all weights be trained: those that were merged with an adapter come frozen."""
+    """Let all weights be trained: those that were merged with an adapter come frozen.
+
+    Raises:
+        TrainError: a weight is NaN or infinite.
+    """
+    check_weights(model, "the model to start from")
     return model.requires_grad_(True)
 
 
@@ -211,26 +226,30 @@ def run(
 
     Raises:
         TrainError: a guard refused, or fewer steps were made than asked.
+        TrainingInterrupted: a signal came; a checkpoint holds the state after the step under way.
+        StorageError: no room for a checkpoint; the one before it is whole.
     """
     job.out_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = _checkpoint_of(job, data)
-    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress, trainer.is_world_process_zero())
+    main = trainer.is_world_process_zero()
+    checkpoint = _checkpoint_of(job, data, main)
+    first_step = step_of(checkpoint) if checkpoint else 0
+    if job.config.checkpoint_steps is not None:
+        check_room(job.out_dir / FOLDER, trainer.model, job.config.allow)
+    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress, main)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
     before = adapter_snapshot(trainer.model)
     trainer.watch_adapters(before)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    make_steps(trainer, checkpoint, job.out_dir, job.config.report_to)
     seconds = time.perf_counter() - started
-    if trainer.state.global_step != trainer.args.max_steps:
-        raise TrainError(
-            f"training ended after {trainer.state.global_step} of {trainer.args.max_steps} steps; nothing was saved."
-        )
     check_adapters_moved(trainer.model, before, job.config.allow)
-    if trainer.is_world_process_zero():
-        _save(job, trainer, tokenizer, probe)
+    if main:
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        forget_optimizer(trainer)
+        save_checked(model, tokenizer, job.out_dir, job.model_dir, probe)
+        shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     last = metrics.rows[-1] if metrics.rows else {}
     return {
@@ -242,21 +261,12 @@ def run(
     }
 
 
-def _checkpoint_of(job: Job, data: Any) -> Path | None:
-    if job.config.checkpoint_steps is None:
-        return None
+def _checkpoint_of(job: Job, data: Any, main: bool) -> Path | None:
+    config = job.config.identity() | {"seed": job.seed}
+    config.pop("allow")  # a run that a guard has stopped may go on past it
     identity = {
-        "config": content_hash(job.config.identity() | {"seed": job.seed}),
+        "config": content_hash(config),
         "rows": content_hash(data),
         "starting weights": model_hash(job.model_dir),
     }
-    return find_checkpoint(job.out_dir / FOLDER, identity)
-
-
-def _save(job: Job, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, probe: list[int]) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if isinstance(model, PeftModel):
-        model = merge_checked(model, tokenizer, probe, job.out_dir / ADAPTER_FOLDER, job.model_dir)
-    save_model(model, tokenizer, job.out_dir)
-    shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
-
+    return find_checkpoint(job.out_dir / FOLDER, identity, main)
