@@ -47,8 +47,7 @@ def make_steps(trainer: ResumableTrainer, checkpoint: Path | None, out_dir: Path
         raise TrainError(f"training ended after {trainer.state.global_step} of {last} steps; nothing was saved.")
 
 
-def forget_optimizer(trainer: ResumableTrainer) -> None:
-    """Free the optimizer's memory once the last step is made."""
-    handler = trainer.callback_handler
-    trainer.optimizer = trainer.lr_scheduler = handler.optimizer = handler.lr_scheduler = None
-    trainer.accelerator.free_memory()
+def forget_moments(trainer: ResumableTrainer) -> None:
+    """Free the moments of Adam once the last step is made: room for the model to be read back."""
+    if trainer.optimizer is not None:  # none is made where only the save was left to do
+        trainer.optimizer.state.clear()

@@ -28,7 +28,7 @@ from posttrain.train.kinds import Progress
 from posttrain.train.loop import ExactTrainer
 from posttrain.train.metrics import MetricsFile
 from posttrain.train.saving import save_checked
-from posttrain.train.steps import forget_optimizer, make_steps
+from posttrain.train.steps import forget_moments, make_steps
 from posttrain.train.trackers import PROJECT, check_trackers, run_name
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -247,7 +247,7 @@ def run(
     check_adapters_moved(trainer.model, before, job.config.allow)
     if main:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        forget_optimizer(trainer)
+        forget_moments(trainer)
         save_checked(model, tokenizer, job.out_dir, job.model_dir, probe)
         shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

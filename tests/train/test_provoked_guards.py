@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from training_data import completion_rows, copy_rows, preference_rows
 
 from posttrain.config import DPOConfig, LoraConfig, SFTConfig
+from posttrain.train import guards
 from posttrain.train.dpo import train_dpo
 from posttrain.train.errors import TrainError
 from posttrain.train.guards import MAX_SKIPPED
@@ -52,8 +53,8 @@ PROVOKED = {
         r"2 of 4 adapter matrices did not move, .*layers\.1\.self_attn",
     ),
     "stuck_loss": (
-        None, train_dpo, DPOConfig(learning_rate=1e-12, max_steps=52, global_batch_size=2), preference_rows(2),
-        r"has been ln 2 for 50 steps \(step 51\)",  # one step of 52 × 0.03 is warm-up
+        None, train_dpo, DPOConfig(learning_rate=1e-12, max_steps=12, global_batch_size=2, warmup_ratio=0.1),
+        preference_rows(2), r"has been ln 2 for 10 steps \(step 11\)",  # the step before is warm-up: 12 × 0.1 = 1
     ),
     "chosen_drop": (
         None, train_dpo,
@@ -62,14 +63,16 @@ PROVOKED = {
     ),
     "saturated": (
         None, train_dpo,
-        DPOConfig(learning_rate=0.01, max_steps=40, global_batch_size=8, beta=2.0, max_chosen_drop=1e3),
-        copy_rows(8), "every pair has been right with a loss under 0.001 for 20 steps",
+        DPOConfig(learning_rate=0.01, max_steps=20, global_batch_size=8, beta=2.0, max_chosen_drop=1e3),
+        copy_rows(8), "every pair has been right with a loss under 0.001 for 5 steps",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PROVOKED)
-def test_guard_refuses_and_its_override_lets_through(name, tiny_model_dir, changed_model, tmp_path):
+def test_guard_refuses_and_its_override_lets_through(name, tiny_model_dir, changed_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(guards, "STUCK_STEPS", 10)
+    monkeypatch.setattr(guards, "SATURATED_STEPS", 5)
     change, train, config, rows, message = PROVOKED[name]
     model_dir = tiny_model_dir if change is None else changed_model(change)
     with pytest.raises(TrainError, match=message) as caught:
@@ -126,8 +129,6 @@ def test_skip_nan_leaves_out_the_step_and_counts_it(tiny_model_dir, tmp_path, mo
     # `note` sees the weights before the update of its step: step 3 changed nothing, steps 2 and 4 did.
     assert seen[4].equal(seen[3]) and not seen[3].equal(seen[2]) and not seen[5].equal(seen[4])
     assert "step 3 is left out" in caplog.text
-    monkeypatch.undo()
-    train_sft(tiny_model_dir, completion_rows(8), tmp_path / "two", SFTConfig(**{**SMALL, "max_steps": 2}), seed=0)
     first, third, _ = metrics_of(tmp_path)
     assert (first["step"], third["step"], third["skipped_steps"]) == (1, 3, 1.0)
     assert "skipped_steps" not in first

@@ -18,7 +18,6 @@ RUNS = {
     # 10 rows: three steps an epoch, so a checkpoint stands at an epoch's end and one inside an epoch.
     "sft": (train_sft, SFTConfig(**COMMON), completion_rows(10)),
     "sft_lora": (train_sft, SFTConfig(**COMMON, lora=LoraConfig(rank=2, dropout=0.1)), completion_rows(10)),
-    "sft_inside": (train_sft, SFTConfig(**COMMON, device_batch_size=2), completion_rows(17)),
     "dpo": (train_dpo, DPOConfig(**COMMON), preference_rows(10)),
 }
 
@@ -35,8 +34,8 @@ def cut_off_after(step):
     return progress
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("killed_at", [5, 8])
+# Real kills are in test_killed.py; here what they leave out, dropout of adapters for one.
+@pytest.mark.parametrize(("name", "killed_at"), [("sft_lora", 5), ("dpo", 8)])
 def test_resumed_run_has_the_same_losses_and_bits(name, killed_at, tiny_model_dir, tmp_path, metrics_of):
     train, config, rows = RUNS[name]
     train(tiny_model_dir, rows, tmp_path / "straight", config, seed=0)
