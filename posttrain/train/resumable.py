@@ -29,6 +29,8 @@ class ResumableTrainer(Trainer):
     count, from 0 when a run is resumed; the first row of metrics.jsonl after that would then tell of fewer steps.
     """
 
+    saves_checkpoints = True
+    """Whether this run can write checkpoints at all; one that cannot stops at a signal without one."""
     _sums: dict[str, Tensor]
     _weights: dict[str, Tensor]
     _tokens: int

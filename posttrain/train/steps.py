@@ -34,14 +34,16 @@ def make_steps(trainer: ResumableTrainer, checkpoint: Path | None, out_dir: Path
         trainer.add_callback(CountOn(trainer, checkpoint))
     shown = report_to if trainer.is_world_process_zero() else ()
     with StopRequest() as request, Trackers(shown, out_dir) as trackers:
-        stop = StopAtStep(request, trainer.accelerator.reduce)
+        stop = StopAtStep(request, trainer.accelerator.reduce, trainer.saves_checkpoints)
         trainer.add_callback(stop)
         trainer.add_callback(trackers)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.step is not None:
+        kept = f"that state is in {out_dir / FOLDER}. The same command goes on from there."
+        lost = "this kind of run cannot write checkpoints. The same command starts anew."
         raise TrainingInterrupted(
-            f"{request.asked or 'a signal'} came: training stopped after step {stop.step} of {last}, and that state is "
-            f"in {out_dir / FOLDER}. The same command goes on from there."
+            f"{request.asked or 'a signal'} came: training stopped after step {stop.step} of {last}, and "
+            f"{kept if trainer.saves_checkpoints else lost}"
         )
     if trainer.state.global_step != last:
         raise TrainError(f"training ended after {trainer.state.global_step} of {last} steps; nothing was saved.")

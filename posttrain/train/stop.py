@@ -62,11 +62,15 @@ class StopAtStep(TrainerCallback):
     Args:
         request: what this process has heard.
         reduce: adds a tensor up over all processes.
+        saves: whether a checkpoint can be written.
     """
 
-    def __init__(self, request: StopRequest, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(
+        self, request: StopRequest, reduce: Callable[[torch.Tensor], torch.Tensor], saves: bool = True
+    ) -> None:
         self._request = request
         self._reduce = reduce
+        self._saves = saves
         self.step: int | None = None
         """The step after which training stopped, None if it did not."""
 
@@ -78,6 +82,7 @@ class StopAtStep(TrainerCallback):
         if args.world_size > 1:
             asked = bool(self._reduce(torch.tensor(float(asked), device=args.device)) > 0)
         if asked:
-            control.should_save = control.should_training_stop = True
+            control.should_save = self._saves
+            control.should_training_stop = True
             self.step = state.global_step
         return control

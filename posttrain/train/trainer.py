@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
-from posttrain.core.models import model_hash
+from posttrain.core.models import model_hash, save_model
+from posttrain.train.adapters import ADAPTER_FOLDER, merge_checked
 from posttrain.train.batches import Array, EpochLoader, GlobalBatches
 from posttrain.train.checkpoints import FOLDER, check_room, find_checkpoint, step_of
 from posttrain.train.errors import TrainError
@@ -27,7 +28,7 @@ from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress
 from posttrain.train.loop import ExactTrainer
 from posttrain.train.metrics import MetricsFile
-from posttrain.train.saving import save_checked
+from posttrain.train.read_back import check_saved
 from posttrain.train.steps import forget_moments, make_steps
 from posttrain.train.trackers import PROJECT, check_trackers, run_name
 
@@ -246,10 +247,7 @@ def run(
     seconds = time.perf_counter() - started
     check_adapters_moved(trainer.model, before, job.config.allow)
     if main:
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        forget_moments(trainer)
-        save_checked(model, tokenizer, job.out_dir, job.model_dir, probe)
-        shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)
+        _save(job, trainer, tokenizer, probe)
     trainer.accelerator.wait_for_everyone()
     last = metrics.rows[-1] if metrics.rows else {}
     return {
@@ -270,3 +268,13 @@ def _checkpoint_of(job: Job, data: Any, main: bool) -> Path | None:
         "starting weights": model_hash(job.model_dir),
     }
     return find_checkpoint(job.out_dir / FOLDER, identity, main)
+
+
+def _save(job: Job, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, probe: list[int]) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    forget_moments(trainer)
+    if isinstance(model, PeftModel):
+        model = merge_checked(model, tokenizer, probe, job.out_dir / ADAPTER_FOLDER, job.model_dir)
+    save_model(model, tokenizer, job.out_dir)
+    check_saved(model, job.out_dir, probe)
+    shutil.rmtree(job.out_dir / FOLDER, ignore_errors=True)

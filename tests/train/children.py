@@ -87,7 +87,7 @@ def die_in_save(count):
 def die_in_final_save():
     from posttrain.train import trainer
 
-    _before(trainer, "save_checked", _die_at(1))
+    _before(trainer, "save_model", _die_at(1))
 
 
 def fill_disk_after_first_checkpoint(num_bytes):

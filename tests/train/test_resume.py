@@ -1,6 +1,8 @@
 """A run that was cut off goes on as if it had not been."""
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -8,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from training_data import completion_rows, preference_rows
 
 from posttrain.config import DPOConfig, LoraConfig, SFTConfig
+from posttrain.runner import state_after
 from posttrain.train.checkpoints import check_room, checkpoints_in, fault_of, find_checkpoint, publish
 from posttrain.train.dpo import train_dpo
-from posttrain.train.errors import TrainError
-from posttrain.train.sft import train_sft
+from posttrain.train.errors import TrainError, TrainingInterrupted
+from posttrain.train.sft import SFTTrainer, train_sft
 
 COMMON = {"learning_rate": 1e-3, "max_steps": 8, "global_batch_size": 4, "logging_steps": 1, "checkpoint_steps": 3}
 RUNS = {
@@ -133,3 +136,19 @@ def test_too_small_a_disk_is_refused_before_the_first_step(tmp_path, monkeypatch
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert find_checkpoint(tmp_path / "checkpoints", {"rows": "a"}) is None
+
+
+def test_a_run_that_cannot_write_checkpoints_stops_without_one(tiny_model_dir, tmp_path, monkeypatch):
+    def signal_at_2(done, total):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train, config, rows = RUNS["sft"]
+    monkeypatch.setattr(SFTTrainer, "saves_checkpoints", False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted, match="after step 2 of 8, .* cannot write checkpoints") as caught:
+        train(tiny_model_dir, rows, tmp_path, config.model_copy(update={"checkpoint_steps": None}), 0,
+              progress=signal_at_2)  # fmt: skip
+    assert checkpoints_in(tmp_path / "checkpoints") == []
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert state_after(caught.value) == "interrupted"

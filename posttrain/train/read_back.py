@@ -1,4 +1,4 @@
-"""Save a trained model, and read it back: what is on disk must be what was trained."""
+"""Read a saved model back: what is on disk must be what was trained."""
 
 from __future__ import annotations
 
@@ -6,38 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from posttrain.core.models import init_reward_model, load_causal_lm, save_model
-from posttrain.train.adapters import ADAPTER_FOLDER, merge_checked
+from posttrain.core.models import init_reward_model, load_causal_lm
 from posttrain.train.errors import TrainError
 
 MAX_RELOAD_DELTA = 1e-5
 """Largest difference of outputs between the model in memory and the one read back, relative to the largest above 1."""
 
 
-def save_checked(
-    model: Any, tokenizer: PreTrainedTokenizerBase, out_dir: Path, base_dir: Path, probe: list[int]
-) -> None:
-    """Merge adapters, save, and compare the files and what a fresh load of them computes with the model in memory.
+def check_saved(model: Any, out_dir: Path, probe: list[int]) -> None:
+    """Compare the files of a saved model, and what a fresh load of them computes, with the model in memory.
 
     The load holds the weights a second time, in float32: 4 bytes for each number.
 
     Args:
-        base_dir: the folder that training started from.
+        model: the plain model as it was saved, adapters merged.
         probe: token ids to compare outputs on.
 
     Raises:
-        ModelError: a weight is NaN or infinite; nothing is written.
         TrainError: the folder does not hold the trained model.
     """
-    if isinstance(model, PeftModel):
-        model = merge_checked(model, tokenizer, probe, out_dir / ADAPTER_FOLDER, base_dir)
     model.eval()
-    save_model(model, tokenizer, out_dir)
     check_files(model, out_dir)
     wanted = _outputs(model, probe)
     # A reward model is loaded as one that is to be trained: the other way to load it lays its layers out anew.
