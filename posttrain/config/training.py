@@ -44,7 +44,9 @@ class TrainConfig(Section):
     global_batch_size: PositiveInt = 128
     """Rows (pairs for DPO and reward models) per optimizer step, over all devices."""
     device_batch_size: PositiveInt | None = how(None)
-    """Rows per forward pass on one device; must divide global_batch_size. As many as the global batch when absent."""
+    """Most rows per forward pass on one device; as many as device_batch_tokens hold when absent."""
+    device_batch_tokens: PositiveInt = how(8192)
+    """Most tokens per forward pass on one device, a pair's or ranking's prompt counted once; a longer row is alone."""
     warmup_ratio: Probability = 0.03
     """Share of steps with rising learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -82,10 +84,6 @@ class TrainConfig(Section):
     def _one_length(self) -> TrainConfig:
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give exactly one of epochs and max_steps")
-        if self.device_batch_size and self.global_batch_size % self.device_batch_size:
-            raise ValueError(
-                f"device_batch_size {self.device_batch_size} does not divide global_batch_size {self.global_batch_size}"
-            )
         return self
 
 

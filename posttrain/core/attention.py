@@ -18,7 +18,13 @@ _MOST_LOGITS = 1 << 26
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool = False, mask: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    plainly: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Attend, and give the log-sum-exp of the logits too.
 
@@ -29,11 +35,12 @@ def attend(
         scale: what the logits are multiplied with.
         causal: query i sees the keys up to i.
         mask: (N or 1, 1, 1 or Q, K), added to the logits, in the dtype of the query; not together with `causal`.
+        plainly: attend as where gradients are wanted, so that the numbers with and without them are the same.
 
     Returns:
         Outputs (N, H, Q, D), and log-sum-exps (N, H, Q) in float32.
     """
-    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    learns = plainly or torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     # No gradient flows through the log-sum-exp of the fused function.
     if query.device.type == "cpu" and not learns and query.shape[-1] == value.shape[-1]:
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

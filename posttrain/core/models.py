@@ -78,7 +78,7 @@ def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str =
     return model
 
 
-def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32") -> PreTrainedModel:
+def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
     """Make a reward model of a language model: its body, and a new score head drawn from `seed`.
 
     A folder that holds a reward model keeps its head. The head is N(0, initializer_range²), as transformers draws it,
@@ -98,7 +98,7 @@ def init_reward_model(model_dir: PathLike, seed: int, dtype: str = "float32") ->
         deviation = float(getattr(model.config.get_text_config(), "initializer_range", 0.02))
         with torch.no_grad():
             _head(model).weight.normal_(0.0, deviation, generator=generator)
-    return model
+    return model.to(device)
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, out_dir: PathLike) -> None:

@@ -19,7 +19,7 @@ from posttrain.core.packed_linear import PackedLinear
 from posttrain.core.packing import Pack
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
 
-__all__ = ["UnsupportedModel", "hidden_states", "last_hidden_states", "why_not_packed"]
+__all__ = ["UnsupportedModel", "hidden_states", "last_hidden_states", "only_at", "why_not_packed"]
 
 _ROPE_BY_BATCH = ("dynamic", "longrope")  # their angles follow the longest row of a batch
 
@@ -60,7 +60,7 @@ def last_hidden_states(model: PreTrainedModel, pack: Pack) -> Tensor:
         UnsupportedModel: its attention is not what a pack can hold.
     """
     places_R = torch.tensor(pack.last_places, device=model.device)
-    with _only_at(model, places_R):
+    with only_at(model, places_R):
         return hidden_states(model, pack)[places_R]
 
 
@@ -96,7 +96,7 @@ def _our_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _only_at(model: PreTrainedModel, places_R: Tensor) -> Iterator[None]:
+def only_at(model: PreTrainedModel, places_R: Tensor) -> Iterator[None]:
     """Run the token-wise parts of the last layer at some places alone; elsewhere its output is not to be used."""
     layers = getattr(model.base_model, "layers", None)
     last = layers[-1] if isinstance(layers, nn.ModuleList) else None

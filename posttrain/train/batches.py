@@ -6,6 +6,7 @@ share the work, or on what else has drawn random numbers. So the same recipe giv
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,10 @@ class Ragged:
         """Return the length of each row."""
         return np.diff(self._bounds)
 
+    def sums(self) -> Array:
+        """Return the sum of each row, int64."""
+        return np.diff(np.concatenate([[0], np.cumsum(self._values, dtype=np.int64)])[self._bounds])
+
 
 def pad_rows(rows: Sequence[Array], fill: float, dtype: Any = np.int64) -> Array:
     """Write rows into one array, padded on the right with `fill`."""
@@ -44,38 +49,48 @@ def pad_rows(rows: Sequence[Array], fill: float, dtype: Any = np.int64) -> Array
     return padded
 
 
-class GlobalBatches(Sampler[list[int]]):
-    """Yield the row numbers of each forward pass of this process.
+Step = list[list[int]]
+"""The rows of one process in one optimizer step, forward pass by forward pass; a filler is -1 - row."""
 
-    An epoch is a permutation of the rows by (seed, epoch), cut into global batches. Within one, rows are sorted by
-    length before they are dealt to forward passes and processes, which saves padding and changes no sum. Where the
-    last global batch of an epoch has fewer rows than there are processes, some get a filler, -1 - row: a row that is
+
+class GlobalBatches(Sampler[Step]):
+    """Yield the row numbers of each optimizer step of this process, divided into forward passes.
+
+    An epoch is a permutation of the rows by (seed, epoch), cut into global batches. A global batch is divided into as
+    few forward passes as `device_batch_size` and `max_tokens` allow, as many for each process, of about as many tokens
+    each; this changes no sum. Where there are fewer rows than passes, some get a filler, -1 - row: a row that is
     computed and weighs nothing, so that no process waits for another.
 
     Args:
-        lengths: tokens of each row.
+        sizes: tokens of each row.
         global_batch_size: rows per optimizer step over all processes.
-        device_batch_size: rows per forward pass of one process.
+        device_batch_size: most rows per forward pass, None for no limit.
+        max_tokens: most tokens per forward pass; a larger row stands alone.
         seed: seed of the order.
         rank: number of this process.
-        world_size: processes; world_size * device_batch_size must divide global_batch_size.
+        world_size: processes.
+        padded: whether each row of a pass takes the room of its largest.
     """
 
     def __init__(
         self,
-        lengths: Array,
+        sizes: Array,
         global_batch_size: int,
-        device_batch_size: int,
+        device_batch_size: int | None,
+        max_tokens: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        padded: bool = False,
     ) -> None:
-        self._lengths = np.asarray(lengths)
+        self._sizes = np.asarray(sizes)
         self._global = global_batch_size
-        self._device = device_batch_size
+        self._most_rows = device_batch_size or global_batch_size
+        self._max_tokens = max_tokens
         self._seed = seed
         self._rank = rank
         self._world = world_size
+        self._padded = padded
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -83,24 +98,64 @@ class GlobalBatches(Sampler[list[int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._lengths), self._global)
-        return whole * self._rounds(self._global) + self._rounds(rest)
+        return math.ceil(len(self._sizes) / self._global)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._lengths))
+    def __iter__(self) -> Iterator[Step]:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._sizes))
         for start in range(0, len(order), self._global):
-            rows = order[start : start + self._global]
-            rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-            pieces = np.array_split(rows, self._rounds(len(rows)) * self._world)
-            for piece in pieces[self._rank :: self._world]:
-                yield piece.tolist() or [-1 - int(rows[0])]
+            yield self._divide(order[start : start + self._global])
 
-    def _rounds(self, num_rows: int) -> int:
-        return math.ceil(num_rows / (self._device * self._world))
+    def _divide(self, rows: Array) -> Step:
+        """Divide a global batch and take this process's passes, the largest first."""
+        rows = rows[np.argsort(-self._sizes[rows], kind="stable")]
+        passes = math.ceil(len(rows) / (self._most_rows * self._world))
+        while True:
+            pieces = self._deal(rows, passes * self._world)
+            if all(self._fits(piece) for piece in pieces) or passes * self._world >= len(rows):
+                break
+            passes += 1
+        mine = pieces[self._rank :: self._world]
+        return [piece or [-1 - int(rows[-1])] for piece in mine]
+
+    def _deal(self, rows: Array, num_pieces: int) -> list[list[int]]:
+        """Deal rows, the largest first: padded side by side, else each to the piece with the fewest tokens so far."""
+        if self._padded:
+            return [piece.tolist() for piece in np.array_split(rows, num_pieces)]
+        pieces: list[list[int]] = [[] for _ in range(num_pieces)]
+        open_pieces = [(0, number) for number in range(num_pieces)]
+        for row in rows.tolist():
+            tokens, number = heapq.heappop(open_pieces)
+            pieces[number].append(row)
+            if len(pieces[number]) < self._most_rows:
+                heapq.heappush(open_pieces, (tokens + int(self._sizes[row]), number))
+        return pieces
+
+    def _fits(self, piece: list[int]) -> bool:
+        sizes = self._sizes[piece]
+        tokens = sizes.max(initial=0) * len(piece) if self._padded else sizes.sum()
+        return len(piece) <= 1 or tokens <= self._max_tokens
+
+
+def whole_pass(sizes: Array, max_tokens: int, padded: bool) -> list[list[int]]:
+    """Divide all rows into forward passes of about `max_tokens`, rows of like size together.
+
+    Args:
+        sizes: tokens of each row.
+        padded: whether each row takes the room of the largest of its pass.
+    """
+    passes: list[list[int]] = []
+    room, largest = 0, 0
+    for row in np.argsort(-np.asarray(sizes), kind="stable").tolist():
+        if not passes or room < (largest if padded else sizes[row]):
+            passes.append([])
+            room, largest = max_tokens, int(sizes[row])
+        passes[-1].append(row)
+        room -= largest if padded else int(sizes[row])
+    return passes
 
 
 class _Numbers:
-    """A dataset whose rows are their own numbers; the collator knows where the tokens are."""
+    """A dataset whose rows are what the sampler asks for; the collator knows where the tokens are."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -108,8 +163,8 @@ class _Numbers:
     def __len__(self) -> int:
         return self._size
 
-    def __getitems__(self, numbers: list[int]) -> list[int]:
-        return numbers
+    def __getitems__(self, step: Step) -> Step:
+        return step
 
     def __getitem__(self, number: int) -> int:
         return number
@@ -118,13 +173,13 @@ class _Numbers:
 class EpochLoader(DataLoader):
     """A loader in this process whose order follows the epoch that the trainer sets."""
 
-    def __init__(self, batches: GlobalBatches, num_rows: int, collate: Callable[[list[int]], dict[str, Any]]) -> None:
+    def __init__(self, batches: GlobalBatches, num_rows: int, collate: Callable[[Step], dict[str, Any]]) -> None:
         super().__init__(_Numbers(num_rows), batch_sampler=batches, collate_fn=collate, num_workers=0)  # type: ignore[arg-type]
 
     @property
     def lengths(self) -> Array:
         """Return the tokens of each row."""
-        return self.batch_sampler._lengths  # type: ignore[union-attr]
+        return self.batch_sampler._sizes  # type: ignore[union-attr]
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to the sampler."""

@@ -21,12 +21,12 @@ from posttrain.core.errors import ModelError
 from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import logits_at, output_head
+from posttrain.train.forward import Forward
 from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch
-from posttrain.train.losses import divergences
-from posttrain.train.sft import RowCollator, SFTTrainer, tokenize_rows
+from posttrain.train.losses import divergences, token_logprobs
+from posttrain.train.sft import RowCollator, SFTTrainer, prepare_forward, tokenize_rows
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -85,21 +85,27 @@ def train_distill(
     dataset, intake = tokenize_rows(rows, tokenizer, config)
     job.seed_everything()
     plan = plan_steps(len(dataset), config)
+    model = trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
+    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     trainer = DistillTrainer(
-        model=trainable(load_causal_lm(job.model_dir, dtype="float32")),
+        model=model,
         args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=lora_arguments(job, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
-    collate = RowCollator(dataset, tokenizer.pad_token_id)
-    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
     identity: dict[str, Any] = dict(fingerprint(dataset))
     if teacher_dir is not None:
         # Only read, so it may stand in the compute type of the run.
-        trainer.teach_from(load_causal_lm(teacher_dir, dtype=config.dtype, device=job.device), len(tokenizer))
+        teacher = load_causal_lm(teacher_dir, dtype=config.dtype, device=job.device)
+        teaching, _ = prepare_forward(teacher, dataset, tokenizer.pad_token_id)
+        if forward.packs != teaching.packs:
+            forward.why_padded = teaching.why_padded = forward.why_padded or f"the teacher: {teaching.why_padded}"
+            collate = RowCollator(dataset, tokenizer.pad_token_id, packed=False)
+        trainer.teach_from(teacher, teaching, len(tokenizer))
         identity["teacher"] = model_hash(teacher_dir) if config.checkpoint_steps else None
+    trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     return run(job, trainer, tokenizer, intake, identity, collate.probe())
 
 
@@ -131,35 +137,46 @@ class DistillTrainer(SFTTrainer):
 
     _teacher: nn.Module | None = None
 
-    def teach_from(self, teacher: nn.Module, vocabulary: int) -> None:
+    def teach_from(self, teacher: nn.Module, forward: Forward, vocabulary: int) -> None:
         """Take a teacher that stays as it is.
 
         Args:
+            forward: runs the teacher.
             vocabulary: tokens that the tokenizer knows. Heads are often padded beyond it, to different sizes; the
                 padding rows are cut off on both sides.
         """
         self._teacher = teacher.requires_grad_(False).eval()
-        self._teacher_head = output_head(teacher)
-        sizes = [int(head.weight.shape[0]) for head in (self._head, self._teacher_head)]  # type: ignore[index, arg-type]
+        self._teaching = forward
+        heads: list[Any] = [self.model.get_output_embeddings(), forward.head]
+        sizes = [int(head.weight.shape[0]) for head in heads]
         if min(sizes) < vocabulary:
             raise ModelError(f"a head has {min(sizes)} rows for {vocabulary} tokens: {json.dumps(sizes)}")
         self._size = min(sizes)
 
     def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """Return this pass's share of (1 - ce_weight) × divergence + ce_weight × cross-entropy, means over tokens."""
-        config: Any = self._train_config
-        tokens = counts[0].clamp(min=1)
-        logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
-        self.measure_lengths(batch)
-        cross_entropy = self.cross_entropy(logits_NV, batch["targets"]) / tokens
         if self._teacher is None:
-            return cross_entropy
-        with torch.no_grad():
-            teacher_NV = logits_at(self._teacher, self._teacher_head, batch["input_ids"], batch["places"])
+            return super().batch_loss(model, batch, counts)
+        config: Any = self._train_config
+        tokens, weights_N = counts[0].clamp(min=1), batch["weights"]
+        self.measure_lengths(batch)
+        logits_NV = self._forward.logits_at(model, batch, batch["places"])
+        cross_entropy = -(token_logprobs(logits_NV, batch["targets"]) * weights_N).sum() / tokens
+        if self.logs_next:
+            self._measure(logits_NV.detach().float(), batch)
+        with torch.no_grad(), self._teaching.attention():
+            teacher_NV = self._teaching.logits_at(self._teacher, batch, batch["places"])
         values_N = divergences(
             config.method, teacher_NV[:, : self._size], logits_NV[:, : self._size], config.temperature, config.top_k
         )
-        self.meter("loss/divergence", values_N.sum(), counts.new_tensor(float(len(values_N)), dtype=torch.float32))
+        divergence = (values_N * weights_N).sum()
+        self.meter("loss/divergence", divergence, weights_N.sum())
         if config.ce_weight == 0.0:
-            return values_N.sum() / tokens
-        return (1.0 - config.ce_weight) * values_N.sum() / tokens + config.ce_weight * cross_entropy
+            return divergence / tokens
+        return (1.0 - config.ce_weight) * divergence / tokens + config.ce_weight * cross_entropy
+
+    def _measure(self, logits_NV: Tensor, batch: Batch) -> None:
+        weights_N, logprobs_NV = batch["weights"], logits_NV.log_softmax(dim=-1)
+        self.meter("entropy", -((logprobs_NV.exp() * logprobs_NV).sum(dim=-1) * weights_N).sum(), weights_N.sum())
+        is_best_N = (logits_NV.argmax(dim=-1) == batch["targets"]).float()
+        self.meter("mean_token_accuracy", (is_best_N * weights_N).sum(), weights_N.sum())

@@ -5,7 +5,7 @@ log-likelihood term keeps the chosen answers likely. The paper does not say how 
 skips format tokens: here it is a mean over all learned tokens of the chosen answers in the global batch, the end of
 turn among them, since the term is there to keep the format.
 
-Shapes: B pairs, N learned positions of both sides, V vocabulary.
+Shapes: B pairs, N learned positions of both sides.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 from datasets import Dataset
 from torch import Tensor, nn
 
 from posttrain.config import DPOConfig, Execution
-from posttrain.core.batching import token_budget_batches
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.formats import check_rows
-from posttrain.core.models import check_model_dir, load_causal_lm
+from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
+from posttrain.train.batches import Array, EpochLoader, whole_pass
+from posttrain.train.checkpoints import FOLDER
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import logits_at, output_head
+from posttrain.train.forward import Forward
 from posttrain.train.guards import PreferenceWatch
 from posttrain.train.kinds import Progress
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
-from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row, token_logprobs
+from posttrain.train.losses import loss_at_reference, preference_losses, sum_by_row
 from posttrain.train.pairs import SIDES, PairCollator, tokenize_pairs
+from posttrain.train.reference import compute_reference, find_reference, reference_key, write_reference
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -85,8 +88,9 @@ def train_dpo(
     identity = fingerprint(dataset)
     job.seed_everything()
     model = trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
-    pad_id = tokenizer.pad_token_id
-    dataset = add_reference(dataset, model, pad_id, job)
+    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id, job)
+    reference = reference_of(model, forward, collate, identity, job)
+    collate = PairCollator(dataset, tokenizer.pad_token_id, forward.packs, reference)
     plan = plan_steps(len(dataset), config)
     trainer = DPOTrainer(
         model=model,
@@ -97,34 +101,35 @@ def train_dpo(
         peft_config=lora_arguments(job, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
-    collate = PairCollator(dataset, pad_id)
-    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
+    trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trainer.check_start(job)
     return run(job, trainer, tokenizer, intake, identity, collate.probe())
 
 
-@torch.no_grad()
-def add_reference(dataset: Dataset, model: nn.Module, pad_id: int, job: Job) -> Dataset:
-    """Add the reference's log-prob of each learned token, from the model as it is now.
+def prepare_forward(model: Any, dataset: Dataset, pad_id: int, job: Job) -> tuple[Forward, PairCollator]:
+    """Choose how pairs go through the model, and the collator that lays them out so."""
+    longest = PairCollator(dataset, pad_id, packed=True).longest
+    forward = Forward(model, int(longest.max()))
+    rows = np.argsort(longest)[-2:].tolist()
+    forward.compare(*(PairCollator(dataset, pad_id, packed).part(rows) for packed in (True, False)))
+    return forward, PairCollator(dataset, pad_id, forward.packs)
 
-    Returns:
-        The dataset with columns `ref_chosen_logps` and `ref_rejected_logps`, float32, nats.
-    """
-    collate = PairCollator(dataset, pad_id)
-    head = output_head(model)
-    columns: dict[str, list[Any]] = {f"ref_{side}_logps": [None] * len(dataset) for side in SIDES}
-    model.eval()
-    for rows in token_budget_batches([2 * int(n) for n in collate.lengths], job.execution.max_batch_tokens):
-        batch = collate(rows)
-        with job.autocast():
-            logits_NV = logits_at(model, head, batch["input_ids"].to(job.device), batch["places"].to(job.device))
-        logprobs_N = token_logprobs(logits_NV, batch["targets"].to(job.device)).cpu()
-        parts = logprobs_N.split(torch.bincount(batch["owner"], minlength=2 * len(rows)).tolist())
-        for index, part in enumerate(parts):
-            columns[f"ref_{SIDES[index // len(rows)]}_logps"][rows[index % len(rows)]] = part.numpy()
-    for name, values in columns.items():
-        dataset = dataset.add_column(name, values)
-    return dataset
+
+def reference_of(model: Any, forward: Forward, collate: PairCollator, rows: Any, job: Job) -> Array:
+    """Return the reference's log-probs from disk, computing them where they are not there."""
+    folder = job.out_dir / FOLDER
+    key = reference_key(model_hash(job.model_dir), rows, job.config.dtype)
+    num_tokens = int(collate.num_learned.sum())
+    found = find_reference(folder, key, num_tokens)
+    if found is None:
+        model.eval()
+        parts = whole_pass(collate.sizes, job.config.device_batch_tokens, padded=not forward.packs)
+        with job.precision():
+            write_reference(folder, key, compute_reference(model, forward, collate, parts, job.device))
+        found = find_reference(folder, key, num_tokens)
+    if found is None:
+        raise TrainError(f"the reference's log-probs were written to {folder} and are not there any more.")
+    return found
 
 
 class DPOTrainer(ExactTrainer, trl.DPOTrainer):
@@ -132,10 +137,9 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
 
     _watch: PreferenceWatch
 
-    def prepare_loop(self, config: DPOConfig, loader: Any) -> None:  # type: ignore[override]
-        super().prepare_loop(config, loader)
+    def prepare_loop(self, config: DPOConfig, loader: EpochLoader, forward: Forward) -> None:  # type: ignore[override]
+        super().prepare_loop(config, loader, forward)
         self._config = config
-        self._head = output_head(self.model)
         self._watch = PreferenceWatch(
             config.max_chosen_drop,
             config.loss in ("sigmoid", "sigmoid_norm"),
@@ -153,10 +157,11 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         Raises:
             TrainError: gives the rewards and the loss.
         """
-        batch = self._prepare_inputs(next(iter(self._loader)))
+        step: Batch = self._prepare_inputs(next(iter(self._loader)))
+        batch: Batch = step["parts"][0]
         was_training = self.model.training
         self.model.eval()
-        with torch.no_grad(), job.autocast():
+        with torch.no_grad(), job.precision(), self._forward.attention():
             pairs = self._compare(self.model, batch)
         self.model.train(was_training)
         reward = float(torch.cat([pairs["chosen_rewards"], pairs["rejected_rewards"]]).abs().max())
@@ -178,18 +183,17 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
 
     def _compare(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the losses and rewards of each pair, and the parts they come from."""
-        num_rows = 2 * len(batch["weights"])
-        logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
-        logprobs_N = token_logprobs(logits_NV, batch["targets"])
+        logprobs_N, _, _ = self._forward.logprobs_at(model, batch, batch["places"], batch["targets"])
         logratios_N = logprobs_N - batch["reference"]
-        chosen_B, rejected_B = sum_by_row(logratios_N * batch["scored"], batch["owner"], num_rows).chunk(2)
-        lengths_2B = sum_by_row(batch["scored"], batch["owner"], num_rows)
-        losses_B = preference_losses(self._config.loss, self._config.beta, chosen_B, rejected_B, *lengths_2B.chunk(2))
+        num_rows = 2 * len(batch["weights"])
+        chosen_B, rejected_B = sum_by_row(logratios_N * batch["scored"], batch["owner"], num_rows).view(-1, 2).unbind(1)
+        lengths_B2 = sum_by_row(batch["scored"], batch["owner"], num_rows).view(-1, 2)
+        losses_B = preference_losses(self._config.loss, self._config.beta, chosen_B, rejected_B, *lengths_B2.unbind(1))
         return {
             "losses": losses_B,
             "chosen_rewards": self._config.beta * chosen_B.detach(),
             "rejected_rewards": self._config.beta * rejected_B.detach(),
-            "lengths": lengths_2B,
+            "lengths": lengths_B2,
             "logprobs": logprobs_N,
             "logratios": logratios_N.detach(),
         }
@@ -199,7 +203,7 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         pairs = self._compare(model, batch)
         weights_B = batch["weights"]
         loss = (pairs["losses"] * weights_B).sum() / counts[0]
-        is_chosen_N = (batch["owner"] < len(weights_B)).float() * torch.cat([weights_B, weights_B])[batch["owner"]]
+        is_chosen_N = (batch["owner"] % 2 == 0).float() * weights_B[batch["owner"] // 2]
         nll = -(pairs["logprobs"] * is_chosen_N).sum()
         if self._config.nll_weight > 0:
             loss = loss + self._config.nll_weight * nll / counts[1].clamp(min=1)
@@ -210,7 +214,7 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         """Meter what TRL logs under its names, and the KL, the lengths and the parts of the loss."""
         weights_B = batch["weights"]
         num_pairs = weights_B.sum()
-        scored_N = batch["scored"] * torch.cat([weights_B, weights_B])[batch["owner"]]
+        scored_N = batch["scored"] * weights_B[batch["owner"] // 2]
         chosen_B, rejected_B = pairs["chosen_rewards"], pairs["rejected_rewards"]
         right = ((chosen_B > rejected_B).float() * weights_B).sum()
         per_pair = {
@@ -219,8 +223,8 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
             "rewards/margins": chosen_B - rejected_B,
             "loss/preference": pairs["losses"].detach(),
         }
-        logps_2B = sum_by_row(pairs["logprobs"].detach() * scored_N, batch["owner"], 2 * len(weights_B)).chunk(2)
-        for side, logps_B, lengths_B in zip(SIDES, logps_2B, pairs["lengths"].chunk(2), strict=True):
+        logps_B2 = sum_by_row(pairs["logprobs"].detach() * scored_N, batch["owner"], 2 * len(weights_B)).view(-1, 2)
+        for side, logps_B, lengths_B in zip(SIDES, logps_B2.unbind(1), pairs["lengths"].unbind(1), strict=True):
             per_pair[f"logps/{side}"] = logps_B
             per_pair[f"length/{side}"] = lengths_B
             self.meter(f"logps_per_token/{side}", logps_B.sum(), (lengths_B * weights_B).sum())

@@ -1,84 +1,222 @@
-"""Forward passes that project only what a loss reads.
+"""Forward passes of training: packs that share prompts, and a head that sees only what a loss reads.
 
-The output head is the largest matrix product of a small model and the largest tensor of a large one. A hook in front
-of it keeps the hidden states of the wanted positions alone, so that the model's own code (soft caps, scales, adapters
-on the head) still runs, on a fraction of the rows.
+Rows go through the model in packs (posttrain/core/packing.py), where no token is padding and a prompt's keys and values
+are computed once for its answers. A model whose attention packs cannot hold is run on padded rows, which give the same
+numbers. Before a run the two are compared on some of its rows.
 
-No attention mask is passed: rows are padded on the right, and under causal attention no token sees what stands to its
-right. The model then takes its fast causal path and gives the same numbers.
+The output head is the largest matrix product of a small model. A hook in front of it takes the hidden states of the
+wanted positions alone; whatever a model does besides (soft caps, scales, adapters on the head) is left to the model.
 
 Shapes: B rows, T positions, N wanted positions, H hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from posttrain.core.packing import Pack
+from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
+from posttrain.core.shared_prefix import only_at, why_not_packed
+from posttrain.train.head import fused_logprobs
 
-def output_head(model: Any) -> nn.Module:
-    """Return the layer that turns hidden states into logits, through any wrapper of peft or torch."""
-    return getattr(model, "module", model).get_output_embeddings()
+Part = dict[str, Any]
+"""What `make_part` gives, on the model's device."""
 
-
-def logits_at(model: nn.Module, head: nn.Module, ids_BT: Tensor, places_N: Tensor) -> Tensor:
-    """Run the model and project only the wanted positions.
-
-    Args:
-        model: a causal language model, possibly wrapped for adapters or several processes.
-        head: its output head, from `output_head`.
-        ids_BT: token ids, padded on the right.
-        places_N: flat indices b * T + t of the positions that predict something.
-
-    Returns:
-        logits_NV in the model's own dtype.
-    """
-    seen: list[bool] = []
-
-    def keep(hidden_BTH: Tensor) -> Tensor:
-        seen.append(True)
-        return hidden_BTH.reshape(-1, hidden_BTH.shape[-1]).index_select(0, places_N).unsqueeze(0)
-
-    with _before(head, keep):
-        logits = model(input_ids=ids_BT, use_cache=False).logits
-    if seen:
-        return logits[0]
-    # A model that multiplies by the head's weight without calling the head gives logits of every position.
-    return logits.reshape(-1, logits.shape[-1]).index_select(0, places_N)
+# Allowed distance of two hidden states as a share of their length: 1e-4, or so many roundings a layer.
+_TOLERANCE, _ROUNDINGS = 1e-4, 4
 
 
-def scores_at(model: nn.Module, head: nn.Module, ids_BT: Tensor, last_B: Tensor) -> Tensor:
-    """Run a reward model and read each row's score at its last token, with the head in float32.
-
-    The classifiers of transformers look for the last token that is not the pad token, and so read one token too early
-    where pad and end of turn are the same token; here the place comes from the row's length.
+class Forward:
+    """Run a model in training.
 
     Args:
-        model: sequence classifier with one label, possibly wrapped.
-        head: its layer `score`.
-        ids_BT: token ids, padded on the right.
-        last_B: index of the last token of each row.
+        model: a plain model of transformers, with a head for tokens or scores; adapters may be put into it later.
+        longest: tokens of the longest row.
 
-    Returns:
-        scores_B, float32.
+    Attributes:
+        why_padded: why rows are padded instead of packed, None where they are packed.
     """
-    hidden: list[Tensor] = []
 
-    def remember(hidden_BTH: Tensor) -> Tensor:
-        if not hidden:
-            hidden.append(hidden_BTH)
-        return hidden_BTH
+    def __init__(self, model: Any, longest: int) -> None:
+        self._model = model
+        self._own_attention: str = model.config._attn_implementation
+        self.why_padded = why_not_packed(model, longest)
+        self._linear: tuple[nn.Module | None, bool] = (None, False)  # a head, and whether its product is the logits
 
-    with _before(head, remember):
-        model(input_ids=ids_BT, use_cache=False)
-    hidden_BTH = hidden[0]
-    rows_B = torch.arange(hidden_BTH.shape[0], device=hidden_BTH.device)
-    with torch.autocast(device_type=hidden_BTH.device.type, enabled=False):
-        return head(hidden_BTH[rows_B, last_B].float()).squeeze(-1)
+    @property
+    def head(self) -> nn.Module:
+        """Return the layer that turns hidden states into logits or scores, with adapters where it has some."""
+        return self._model.score if self._scores else self._model.get_output_embeddings()  # type: ignore[no-any-return]
+
+    @property
+    def packs(self) -> bool:
+        """Say whether rows go through the model in packs."""
+        return self.why_padded is None
+
+    def compare(self, packed: Part, padded: Part) -> None:
+        """Run the same rows both ways in float32, and take the padded way from now on where they differ.
+
+        Args:
+            packed: a part with the `places` of some of its tokens.
+            padded: the same rows padded, with the places of the same tokens.
+        """
+        if self.why_padded is not None:
+            return
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                packed, padded = (to_device(part, self._model.device) for part in (packed, padded))
+                alone_NH = self.hidden_at(self._model, padded, padded["places"])
+                with self.attention():
+                    together_NH = self.hidden_at(self._model, packed, packed["places"])
+            distance = float(((together_NH - alone_NH).norm(dim=1) / alone_NH.norm(dim=1)).max())
+            layers = getattr(self._model.config.get_text_config(), "num_hidden_layers", 1)
+            limit = max(_TOLERANCE, _ROUNDINGS * torch.finfo(alone_NH.dtype).eps * math.sqrt(layers))
+            if not distance <= limit:
+                self.why_padded = f"hidden states in packs are off by {distance:.2g} (limit {limit:g})"
+        except (UnsupportedModel, TypeError) as error:  # TypeError: a layer that takes no further arguments
+            self.why_padded = str(error)
+        finally:
+            self._model.train(was_training)
+
+    @contextmanager
+    def attention(self) -> Iterator[None]:
+        """Let the model attend as packs need it, in forward and backward passes."""
+        if self.why_padded is not None:
+            yield
+            return
+        with self._attending(NAME):
+            yield
+
+    @contextmanager
+    def _attending(self, name: str) -> Iterator[None]:
+        before = self._model.config._attn_implementation
+        self._model.set_attn_implementation(name)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation(before)
+
+    def hidden_at(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
+        """Run the model and give the hidden states in front of the head, hidden_NH.
+
+        Args:
+            model: the model, possibly wrapped for adapters or several processes.
+            places_N: flat places of the part's tokens.
+        """
+        seen: list[Tensor] = []
+
+        def remember(hidden_BTH: Tensor) -> Tensor:
+            if not seen:
+                seen.append(hidden_BTH.reshape(-1, hidden_BTH.shape[-1]).index_select(0, places_N))
+            return hidden_BTH if self._scores else hidden_BTH[:, :0]
+
+        with _before(self.head, remember):
+            self._run(model, part, places_N)
+        if not seen:
+            raise UnsupportedModel(f"{type(self._model).__name__} never calls its output layer")
+        return seen[0]
+
+    def scores_at(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
+        """Run a reward model and give the scores at some places, scores_N, with the head in float32.
+
+        The classifiers of transformers look for the last token that is not the pad token, and so read one token too
+        early where pad and end of turn are the same token; here the caller says where a row ends.
+        """
+        hidden_NH = self.hidden_at(model, part, places_N)
+        with torch.autocast(device_type=hidden_NH.device.type, enabled=False):
+            return self.head(hidden_NH.float()).squeeze(-1)  # type: ignore[no-any-return]
+
+    def logits_at(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
+        """Run the model and project only the wanted positions: logits_NV in the model's own dtype."""
+        seen: list[bool] = []
+
+        def keep(hidden_BTH: Tensor) -> Tensor:
+            seen.append(True)
+            return hidden_BTH.reshape(-1, hidden_BTH.shape[-1]).index_select(0, places_N).unsqueeze(0)
+
+        with _before(self.head, keep):
+            logits = self._run(model, part, places_N)
+        if seen:
+            return logits[0]
+        # A model that multiplies by the head's weight without calling the head gives logits of every position.
+        return logits.reshape(-1, logits.shape[-1]).index_select(0, places_N)
+
+    def logprobs_at(
+        self, model: nn.Module, part: Part, places_N: Tensor, targets_N: Tensor, measure: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the model and give log p(target) at the wanted positions; see `fused_logprobs` for what is returned."""
+        if self._head_is_linear():
+            hidden_NH = self.hidden_at(model, part, places_N)
+            weight_VH, bias_V = self.head.weight, getattr(self.head, "bias", None)
+            return fused_logprobs(hidden_NH, weight_VH, bias_V, targets_N, measure)  # type: ignore[arg-type]
+        logits_NV = self.logits_at(model, part, places_N).float()
+        logprobs_NV = logits_NV.log_softmax(dim=-1)
+        logprobs_N = logprobs_NV.gather(1, targets_N[:, None])[:, 0]
+        if not measure:
+            return logprobs_N, logprobs_N.new_empty(0), logprobs_N.new_empty(0)
+        with torch.no_grad():
+            entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(dim=-1)
+            return logprobs_N, entropy_N, (logits_NV.argmax(dim=-1) == targets_N).float()
+
+    @property
+    def _scores(self) -> bool:
+        return hasattr(self._model, "score")
+
+    def _head_is_linear(self) -> bool:
+        """Say whether the model's logits are its head's product and nothing more, found out on three tokens."""
+        head = self.head
+        if self._linear[0] is not head:
+            # A weight that is sharded over processes is whole only while the model itself runs.
+            whole = type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.weight.numel() > 0
+            self._linear = (head, whole and self._logits_are_the_product(head))
+        return self._linear[1]
+
+    @torch.no_grad()
+    def _logits_are_the_product(self, head: nn.Module) -> bool:
+        seen: list[Tensor] = []
+        was_training = self._model.training
+        self._model.eval()
+        ids_BT = torch.tensor([[0, 1, 2]], device=self._model.device)
+
+        def remember(hidden_BTH: Tensor) -> Tensor:
+            seen.append(hidden_BTH)
+            return hidden_BTH
+
+        without = torch.autocast(self._model.device.type, enabled=False)
+        with _before(head, remember), without, self._attending(self._own_attention):
+            logits = self._model(input_ids=ids_BT, use_cache=False)
+        self._model.train(was_training)
+        if not seen:
+            return False
+        product = F.linear(seen[0], head.weight, getattr(head, "bias", None))  # type: ignore[arg-type]
+        return bool(torch.allclose(product.float(), logits.logits.float(), rtol=1e-4, atol=1e-4))
+
+    def _run(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
+        pack: Pack | None = part.get("pack")
+        with ExitStack() as stack:
+            if pack is None:
+                inputs: dict[str, Any] = {"input_ids": part["ids"]}
+            else:
+                positions = torch.tensor([pack.positions], device=part["ids"].device)
+                inputs = {"input_ids": part["ids"], "position_ids": positions}
+                inputs["shared_prefix"] = layout(pack, part["ids"].device, plainly=True)
+                if not getattr(self._model, "is_activation_checkpointing", False):  # which runs a layer a second time
+                    stack.enter_context(only_at(self._model, places_N.unique()))
+            return model(**inputs, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def to_device(part: Part, device: Any) -> Part:
+    """Move a part's tensors."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in part.items()}
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 TRL and transformers average micro-batches; where rows have different lengths, the loss then depends on how a batch is
 split (libraries: TRL 1.16, `loss_is_scaled_for_ga`). Here a loss is always a sum over this forward pass divided by
-counts of the whole global batch, so any split over accumulation and processes gives the same gradient.
+counts of the whole global batch, so any split over forward passes and processes gives the same gradient. To the trainer
+a step is one batch; its forward passes are made in here, as many as its tokens need.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from transformers import Trainer
 
 from posttrain.config import TrainConfig
 from posttrain.train.batches import EpochLoader
+from posttrain.train.forward import Forward
 from posttrain.train.guards import check_adapters_moved, check_gradient, check_loss
 from posttrain.train.peak import Work
 from posttrain.train.resumable import ResumableTrainer
@@ -24,20 +27,32 @@ from posttrain.train.resumable import ResumableTrainer
 Batch = dict[str, Any]
 
 
+def collect(parts: list[Batch]) -> Batch:
+    """Make a step's batch of its forward passes."""
+    return {
+        "parts": parts,
+        "counts": torch.stack([part["counts"] for part in parts]).sum(dim=0),
+        "rows": [row for part in parts for row in part["rows"]],
+        "num_tokens": sum(part["num_tokens"] for part in parts),
+    }
+
+
 class ExactTrainer(ResumableTrainer):
     """Mixin in front of a TRL trainer; a subclass gives `batch_loss`.
 
-    A batch holds tensors for `batch_loss`, `counts` (what the loss is divided by, summed over the global batch),
-    `rows` (row numbers, for messages) and `num_tokens` (tokens without padding).
+    A step's batch holds `parts`, one for each forward pass, with tensors for `batch_loss`; and of each part and of the
+    step `counts` (what the loss is divided by, summed over the global batch), `rows` (row numbers, for messages) and
+    `num_tokens` (tokens without padding, a prompt counted once for each of its answers).
     """
 
     model: Any
     loss_is_scaled_for_ga: Any = True
 
-    def prepare_loop(self, config: TrainConfig, loader: EpochLoader) -> None:
+    def prepare_loop(self, config: TrainConfig, loader: EpochLoader, forward: Forward) -> None:
         """Hand over what the training loop needs; call once after the constructor."""
         self._train_config = config
         self._loader = loader
+        self._forward = forward
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
         self._tokens = 0
@@ -90,18 +105,26 @@ class ExactTrainer(ResumableTrainer):
             counts = self.accelerator.reduce(counts, reduction="sum")
         return counts
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        if num_items_in_batch is None or return_outputs:
-            raise TypeError("this loss needs the counts of the global batch, and gives no outputs")
-        loss = self.batch_loss(model, inputs, num_items_in_batch)
-        check_loss(loss.item(), self.state.global_step + 1, inputs["rows"], self._train_config.allow)
-        self._rows += inputs["rows"]
-        self._tokens += inputs["num_tokens"]
-        self._work.add(inputs)
-        # torch averages gradients over processes, and the counts already span them.
-        return loss * self.args.world_size
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """Run the forward and backward passes of an optimizer step, and give its loss."""
+        model.train()
+        batch: Batch = self._prepare_inputs(inputs)
+        total = torch.zeros((), device=self.args.device)
+        with self._forward.attention():
+            for number, part in enumerate(batch["parts"], start=1):
+                is_last = number == len(batch["parts"])
+                self.accelerator.gradient_state._set_sync_gradients(is_last)
+                with nullcontext() if is_last else self.accelerator.no_sync(model):
+                    with self.compute_loss_context_manager():
+                        loss = self.batch_loss(model, part, num_items_in_batch)
+                    check_loss(loss.item(), self.state.global_step + 1, part["rows"], self._train_config.allow)
+                    # torch averages gradients over processes, and the counts already span them.
+                    self.accelerator.backward(loss * self.args.world_size)
+                self._work.add(part)
+                total += loss.detach()
+        self._rows += batch["rows"]
+        self._tokens += batch["num_tokens"]
+        return total * self.args.world_size
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         value = super()._get_grad_norm(model, grad_norm=grad_norm)

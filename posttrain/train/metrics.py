@@ -22,9 +22,7 @@ class MetricsFile(TrainerCallback):
         writes: false in all processes but the first, which keep the rows without writing them.
     """
 
-    def __init__(
-        self, path: Path, first_step: int = 0, progress: Progress | None = None, writes: bool = True
-    ) -> None:
+    def __init__(self, path: Path, first_step: int = 0, progress: Progress | None = None, writes: bool = True) -> None:
         self._path = path
         self._progress = progress
         self._writes = writes

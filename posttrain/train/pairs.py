@@ -1,6 +1,6 @@
-"""Preference pairs as token ids, cut and checked, and as padded batches.
+"""Preference pairs as token ids, cut and checked, and laid out for forward passes.
 
-Shapes: B pairs (2B rows: the chosen ones, then the rejected ones), T positions, N learned positions of both sides.
+Shapes: B pairs, N learned positions of both sides.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from posttrain.config import TrainConfig
 from posttrain.core.chat import Encoded, encode_example, encode_prompt, truncate
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
-from posttrain.train.batches import Array, Ragged, pad_rows, split_fillers
+from posttrain.train.batches import Array, Ragged, Step, split_fillers
 from posttrain.train.intake import Intake
-from posttrain.train.loop import Batch
+from posttrain.train.loop import Batch, collect
+from posttrain.train.parts import make_part
 
 SIDES = ("chosen", "rejected")
 
@@ -87,62 +88,65 @@ def _fit(
 
 
 class PairCollator:
-    """Pad pairs, chosen above rejected, and find where they predict what.
+    """Lay the pairs of a step out, and find where they predict what.
 
     Args:
-        dataset: from `tokenize_pairs`; columns `ref_chosen_logps` and `ref_rejected_logps` (a number per learned
-            token, nats), where present, give the reference.
-        pad_id: fills up rows.
+        dataset: from `tokenize_pairs`.
+        pad_id: fills up padded rows.
+        packed: whether forward passes hold packs.
+        reference: log-probs of the reference for each learned token of the dataset, float32 in nats: pair by pair, the
+            chosen answer's before the rejected one's.
     """
 
-    def __init__(self, dataset: Dataset, pad_id: int) -> None:
-        self.pad_id = pad_id
+    def __init__(self, dataset: Dataset, pad_id: int, packed: bool, reference: Array | None = None) -> None:
+        self._pad_id = pad_id
+        self._packed = packed
         self._prompts = Ragged(dataset, "prompt_ids")
         names = [f"{side}_{kind}" for side in SIDES for kind in ("ids", "mask", "scored")]
         self._columns = {name: Ragged(dataset, name) for name in names}
         self.numbers = dataset["row"][:]
-        has_reference = "ref_chosen_logps" in dataset.column_names
-        self._reference = [Ragged(dataset, f"ref_{side}_logps") for side in SIDES] if has_reference else None
-        sides = [self._columns[f"{side}_ids"].lengths() for side in SIDES]
-        self.lengths: Array = self._prompts.lengths() + np.maximum(*sides)
-        self.num_tokens: Array = 2 * self._prompts.lengths() + sides[0] + sides[1]
+        lengths = [self._columns[f"{side}_ids"].lengths() for side in SIDES]
+        self.longest: Array = self._prompts.lengths() + np.maximum(*lengths)
+        self.num_tokens: Array = 2 * self._prompts.lengths() + lengths[0] + lengths[1]
+        self.sizes: Array = self.num_tokens - self._prompts.lengths() if packed else 2 * self.longest
+        self.num_learned: Array = np.stack([self._columns[f"{side}_mask"].sums() for side in SIDES], axis=1)
+        self._starts = np.concatenate([[0], np.cumsum(self.num_learned.sum(axis=1))])
+        self._reference = reference
 
     def probe(self) -> list[int]:
         """Return the tokens of the longest pair's chosen side, up to 256 of them."""
-        row = int(self.lengths.argmax())
+        row = int(self.longest.argmax())
         return [int(token) for token in [*self._prompts[row], *self._columns["chosen_ids"][row]][:256]]
 
-    def __call__(self, numbers: list[int]) -> Batch:
+    def __call__(self, step: Step) -> Batch:
+        parts = [self.part(numbers) for numbers in step]
+        return collect(parts)
+
+    def part(self, numbers: list[int]) -> Batch:
+        """Lay some pairs out for one forward pass; the owner of a token is 2b for pair b's chosen side, else 2b + 1."""
         rows, weights_B = split_fillers(numbers)
-        ids_BT = pad_rows(self.sequences(rows), self.pad_id)
-        mask_BT = self._place("mask", rows, ids_BT.shape[1])
-        scored_BT = self._place("scored", rows, ids_BT.shape[1])
-        owner_N, place_N = np.nonzero(mask_BT)
+        families = [(self._prompts[row], [self._columns[f"{side}_ids"][row] for side in SIDES]) for row in rows]
+        tensors, places = make_part(families, self._pad_id, self._packed)
+        sequences = [(row, side) for row in rows for side in SIDES]
+        learned = [np.flatnonzero(self._columns[f"{side}_mask"][row]) for row, side in sequences]
+        starts = [len(self._prompts[row]) for row, _ in sequences]
+        owner_N = np.repeat(np.arange(len(sequences)), [len(found) for found in learned])
+        columns = list(zip(sequences, learned, starts, places, strict=True))
+        targets = [self._columns[f"{side}_ids"][row][found] for (row, side), found, _, _ in columns]
+        scored = [self._columns[f"{side}_scored"][row][found] for (row, side), found, _, _ in columns]
+        num_chosen = (self.num_learned[rows, 0] * weights_B).sum()
         batch: Batch = {
-            "input_ids": torch.from_numpy(ids_BT),
-            "places": torch.from_numpy(owner_N * ids_BT.shape[1] + place_N - 1),
-            "targets": torch.from_numpy(ids_BT[owner_N, place_N]),
+            **tensors,
+            "places": torch.from_numpy(np.concatenate([at[found + start - 1] for _, found, start, at in columns])),
+            "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
             "owner": torch.from_numpy(owner_N),
-            "scored": torch.from_numpy(scored_BT[owner_N, place_N].astype(np.float32)),
+            "scored": torch.from_numpy(np.concatenate(scored).astype(np.float32)),
             "weights": torch.from_numpy(weights_B),
-            "counts": torch.tensor([weights_B.sum(), (mask_BT[: len(rows)].sum(axis=1) * weights_B).sum()]),
+            "counts": torch.tensor([weights_B.sum(), num_chosen]),
             "rows": [self.numbers[row] for row in rows],
             "num_tokens": int((self.num_tokens[rows] * weights_B).sum()),
         }
         if self._reference is not None:
-            values = [reference[row] for reference in self._reference for row in rows]
-            batch["reference"] = torch.from_numpy(np.concatenate(values).astype(np.float32))
+            values = [self._reference[self._starts[row] : self._starts[row + 1]] for row in rows]
+            batch["reference"] = torch.from_numpy(np.concatenate(values))
         return batch
-
-    def sequences(self, rows: list[int]) -> list[Array]:
-        """Return prompt and answer of each pair: the chosen ones, then the rejected ones."""
-        answers = [self._columns[f"{side}_ids"] for side in SIDES]
-        return [np.concatenate([self._prompts[row], answer[row]]) for answer in answers for row in rows]
-
-    def _place(self, kind: str, rows: list[int], width: int) -> Array:
-        placed = np.zeros((2 * len(rows), width), dtype=np.int8)
-        for index, (side, row) in enumerate((side, row) for side in SIDES for row in rows):
-            values = self._columns[f"{side}_{kind}"][row]
-            start = len(self._prompts[row])
-            placed[index, start : start + len(values)] = values
-        return placed

@@ -1,6 +1,6 @@
-"""Reward models: Bradley-Terry on preference pairs and rankings.
+"""Reward models: Bradley-Terry on preference pairs and rankings, a prompt computed once for all its answers.
 
-Shapes: B pairs (2B rows: the chosen ones, then the rejected ones), T positions.
+Shapes: B rows (a pair or a ranking), A answers of all rows, P pairs of answers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from torch import Tensor, nn
 from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
 from posttrain.core.chat import load_tokenizer
-from posttrain.core.errors import DataError, Faults
+from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt, prompt_id
 from posttrain.core.models import check_model_dir, init_reward_model, load_reward_model
-from posttrain.train.batches import pad_rows, split_fillers
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import scores_at
-from posttrain.train.kinds import Progress, check_training_rows
+from posttrain.train.forward import Forward
+from posttrain.train.kinds import Progress
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
-from posttrain.train.losses import STRENGTH_MARGINS, bradley_terry_losses, centering_losses
-from posttrain.train.pairs import PairCollator, tokenize_pairs
+from posttrain.train.losses import bradley_terry_losses, centering_losses
+from posttrain.train.rankings import RankingCollator, as_rankings, tokenize_rankings
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -62,8 +61,8 @@ def train_reward_model(
 
     Args:
         model_dir: folder of any language model (a new score head is drawn) or of a reward model (its head is kept).
-        rows: rows with `prompt`, `chosen`, `rejected` (and `strength`), or `prompt`, `completions` best first; a
-            ranking counts as all of its pairs.
+        rows: rows with `prompt`, `chosen`, `rejected` (and `strength`), or `prompt`, `completions` best first. The
+            loss is a mean over pairs, and a ranking counts as all of its pairs.
         out_dir: receives the model, metrics.jsonl and report.json.
         seed: the run's seed; `config.seed` wins.
         progress: called with (steps done, steps in all).
@@ -79,13 +78,14 @@ def train_reward_model(
     if needs_launch(execution):
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress)
     job = Job(Path(model_dir), Path(out_dir), config, seed, execution, progress)
-    pairs = expand(rows, needs_strength=config.margin)
+    rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
     tokenizer = load_tokenizer(job.model_dir)
-    pairs, held_out = split_by_prompt(pairs, config.held_out)
-    dataset, intake = tokenize_pairs(pairs, tokenizer, config, mask_format_tokens=False)
+    rankings, held_out = split_by_prompt(rankings, config.held_out)
+    dataset, intake = tokenize_rankings(rankings, tokenizer, config)
     job.seed_everything()
-    model = trainable(init_reward_model(job.model_dir, job.seed, dtype="float32"))
+    model = trainable(init_reward_model(job.model_dir, job.seed, dtype="float32", device=job.device))
+    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
@@ -94,60 +94,41 @@ def train_reward_model(
         processing_class=tokenizer,
         peft_config=lora_arguments(job, "SEQ_CLS"),
     )
-    margins = [margin_of(pairs[row]) for row in dataset["row"][:]] if config.margin else None
-    collate = ScorePairCollator(dataset, tokenizer.pad_token_id, margins)
-    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
-    identity = {**fingerprint(dataset), "margins": margins}
-    trained = run(job, trainer, tokenizer, intake, identity, collate.probe())
+    trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
+    trained = run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
     if not trainer.is_world_process_zero():
         return _apart(trained)
-    return {**_apart(trained), **report_on(held_out, job, tokenizer)}
+    return {**_apart(trained), **report_on(rankings_to_pairs(held_out), job, tokenizer)}
 
 
-def expand(rows: Iterable[Mapping[str, Any]], needs_strength: bool = False) -> list[Row]:
-    """Check rows and turn each ranking into its pairs.
-
-    Raises:
-        DataError: lists rows of the wrong form, or, where margins are asked for, pairs without a known strength.
-    """
-    given: list[Row] = [dict(row) for row in rows]
-    check_training_rows("reward_model", given)
-    rankings = [row for row in given if "completions" in row]
-    pairs = [row for row in given if "completions" not in row] + rankings_to_pairs(rankings)
-    if needs_strength:
-        faults = Faults("training rows")
-        for number, pair in enumerate(pairs, start=1):
-            if pair.get("strength") not in STRENGTH_MARGINS:
-                known = ", ".join(STRENGTH_MARGINS)
-                faults.add(f"pair {number}: strength is {pair.get('strength')!r}, expected one of {known}")
-        faults.raise_if_any(DataError)
-    return pairs
+def prepare_forward(model: Any, dataset: Dataset, pad_id: int) -> tuple[Forward, RankingCollator]:
+    """Choose how rankings go through the model, and the collator that lays them out so."""
+    longest = RankingCollator(dataset, pad_id, packed=True).longest
+    forward = Forward(model, int(longest.max()))
+    rows = np.argsort(longest)[-2:].tolist()
+    forward.compare(*(RankingCollator(dataset, pad_id, packed).part(rows) for packed in (True, False)))
+    return forward, RankingCollator(dataset, pad_id, forward.packs)
 
 
-def margin_of(pair: Mapping[str, Any]) -> float:
-    """Return the margin of a pair by its strength (Llama 2, table 27, small margins)."""
-    return STRENGTH_MARGINS[pair["strength"]]
-
-
-def split_by_prompt(pairs: list[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Hold out all pairs of a share of the prompts.
+def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
+    """Hold out all rows of a share of the prompts.
 
     Prompts are ordered by a hash of their id, so that a prompt held out in one round mostly is in the next, whatever
     was added.
 
     Returns:
-        The pairs to train on and those held out, at least one prompt each where there are two.
+        The rows to train on and those held out, at least one prompt each where there are two.
 
     Raises:
         DataError: only one prompt.
     """
-    ids = [str(pair.get("prompt_id") or prompt_id(normalize_prompt(pair["prompt"]))) for pair in pairs]
+    ids = [str(row.get("prompt_id") or prompt_id(normalize_prompt(row["prompt"]))) for row in rows]
     order = sorted(set(ids), key=lambda name: blake2b(name.encode(), digest_size=8).digest())
     if len(order) < 2:
         raise DataError(f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}.")
     held = set(order[: max(1, math.floor(share * len(order)))])
-    kept = [pair for pair, name in zip(pairs, ids, strict=True) if name not in held]
-    return kept, [pair for pair, name in zip(pairs, ids, strict=True) if name in held]
+    kept = [row for row, name in zip(rows, ids, strict=True) if name not in held]
+    return kept, [row for row, name in zip(rows, ids, strict=True) if name in held]
 
 
 def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:
@@ -168,58 +149,26 @@ def _apart(trained: dict[str, Any]) -> dict[str, Any]:
     return {(f"train/{name}" if name in own else name): value for name, value in trained.items()}
 
 
-class ScorePairCollator(PairCollator):
-    """Pad pairs, chosen above rejected, and note where each row ends.
-
-    Args:
-        margins: margin of each pair, or None for no margins.
-    """
-
-    def __init__(self, dataset: Dataset, pad_id: int, margins: list[float] | None = None) -> None:
-        super().__init__(dataset, pad_id)
-        self._margins = None if margins is None else np.asarray(margins, dtype=np.float32)
-
-    def __call__(self, numbers: list[int]) -> Batch:
-        rows, weights_B = split_fillers(numbers)
-        sequences = self.sequences(rows)
-        batch: Batch = {
-            "input_ids": torch.from_numpy(pad_rows(sequences, self.pad_id)),
-            "last": torch.tensor([len(sequence) - 1 for sequence in sequences]),
-            "weights": torch.from_numpy(weights_B),
-            "counts": torch.tensor([weights_B.sum()]),
-            "rows": [self.numbers[row] for row in rows],
-            "num_tokens": int((self.num_tokens[rows] * weights_B).sum()),
-        }
-        if self._margins is not None:
-            batch["margin"] = torch.from_numpy(self._margins[rows])
-        return batch
-
-
 class RewardTrainer(ExactTrainer, trl.RewardTrainer):
-    """TRL's trainer with scores read at the true end of each row, and a mean over the global batch."""
-
-    def prepare_loop(self, config: RewardModelConfig, loader: Any) -> None:  # type: ignore[override]
-        super().prepare_loop(config, loader)
-        self._center = config.center
-        self._head: nn.Module = self.model.get_base_model().score if config.lora else self.model.score
+    """TRL's trainer on packs, with scores read at the true end of each answer, and a mean over the global batch."""
 
     def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """Return this pass's share of the mean Bradley-Terry loss, with margin and centring where asked for."""
-        scores_2B = scores_at(model, self._head, batch["input_ids"], batch["last"])
-        chosen_B, rejected_B = scores_2B.chunk(2)
-        losses_B = bradley_terry_losses(chosen_B, rejected_B, batch.get("margin"))
-        if self._center > 0:
-            losses_B = losses_B + self._center * centering_losses(chosen_B, rejected_B)
-        weights_B = batch["weights"]
-        self._measure(chosen_B.detach(), rejected_B.detach(), weights_B)
-        return (losses_B * weights_B).sum() / counts[0]
+        config: Any = self._train_config
+        scores_A = self._forward.scores_at(model, batch, batch["places"])
+        chosen_P, rejected_P = scores_A[batch["better"]], scores_A[batch["worse"]]
+        losses_P = bradley_terry_losses(chosen_P, rejected_P, batch["margin"] if config.margin else None)
+        if config.center > 0:
+            losses_P = losses_P + config.center * centering_losses(chosen_P, rejected_P)
+        self._measure(chosen_P.detach(), rejected_P.detach(), batch["weights"])
+        return (losses_P * batch["weights"]).sum() / counts[0]
 
-    def _measure(self, chosen_B: Tensor, rejected_B: Tensor, weights_B: Tensor) -> None:
-        num_pairs = weights_B.sum()
-        scores_2B = torch.cat([chosen_B, rejected_B])
+    def _measure(self, chosen_P: Tensor, rejected_P: Tensor, weights_P: Tensor) -> None:
+        num_pairs = weights_P.sum()
+        scores_2P = torch.cat([chosen_P, rejected_P])
         one = torch.ones((), device=num_pairs.device)
-        self.meter("accuracy", ((chosen_B > rejected_B).float() * weights_B).sum(), num_pairs)
-        self.meter("margin", ((chosen_B - rejected_B) * weights_B).sum(), num_pairs)
-        self.meter("mean_reward", ((chosen_B + rejected_B) * weights_B).sum() / 2, num_pairs)
-        self.meter("min_reward", scores_2B.min(), one)
-        self.meter("max_reward", scores_2B.max(), one)
+        self.meter("accuracy", ((chosen_P > rejected_P).float() * weights_P).sum(), num_pairs)
+        self.meter("margin", ((chosen_P - rejected_P) * weights_P).sum(), num_pairs)
+        self.meter("mean_reward", ((chosen_P + rejected_P) * weights_P).sum() / 2, num_pairs)
+        self.meter("min_reward", scores_2P.min(), one)
+        self.meter("max_reward", scores_2P.max(), one)

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: cross-entropy on assistant tokens, each token of the global batch weighing the same.
 
-Shapes: B rows, T positions, N supervised positions, V vocabulary.
+Shapes: B rows, T tokens of a row, N supervised positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from posttrain.core.chat import Encoded, encode_example, encode_messages, encode
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
 from posttrain.core.models import check_model_dir, load_causal_lm
-from posttrain.train.batches import Array, Ragged, pad_rows, split_fillers
+from posttrain.train.batches import Array, Ragged, Step, split_fillers
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import logits_at, output_head
+from posttrain.train.forward import Forward
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.launch import launch, needs_launch
-from posttrain.train.loop import Batch, ExactTrainer
-from posttrain.train.losses import token_logprobs
+from posttrain.train.loop import Batch, ExactTrainer, collect
+from posttrain.train.parts import make_part
 from posttrain.train.trainer import (
     DEFAULT_EXECUTION,
     Job,
@@ -79,6 +79,7 @@ def train_sft(
     dataset, intake = tokenize_rows(rows, tokenizer, config)
     job.seed_everything()
     model = trainable(load_causal_lm(job.model_dir, dtype="float32"))
+    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     plan = plan_steps(len(dataset), config)
     trainer = SFTTrainer(
         model=model,
@@ -88,9 +89,17 @@ def train_sft(
         peft_config=lora_arguments(job, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
-    collate = RowCollator(dataset, tokenizer.pad_token_id)
-    trainer.prepare_loop(config, make_loader(job, plan, collate.lengths, collate))
+    trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     return run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
+
+
+def prepare_forward(model: Any, dataset: Dataset, pad_id: int) -> tuple[Forward, RowCollator]:
+    """Choose how rows go through the model, and the collator that lays them out so."""
+    longest = RowCollator(dataset, pad_id, packed=True).sizes
+    forward = Forward(model, int(longest.max()))
+    rows = np.argsort(longest)[-2:].tolist()
+    forward.compare(*(RowCollator(dataset, pad_id, packed).part(rows) for packed in (True, False)))
+    return forward, RowCollator(dataset, pad_id, forward.packs)
 
 
 def tokenize_rows(
@@ -128,9 +137,7 @@ def tokenize_rows(
     return Dataset.from_dict({"input_ids": ids_list, "labels": labels_list}), intake
 
 
-def encode_row(
-    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, date: str | None = None
-) -> list[Encoded]:
+def encode_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, date: str | None = None) -> list[Encoded]:
     """Encode an SFT row: usually one example; several where one cannot hold the conversation."""
     if "messages" not in row:
         return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"], date)]
@@ -141,68 +148,63 @@ def encode_row(
 
 
 class RowCollator:
-    """Pad rows, and find where they predict what.
+    """Lay the rows of a step out, and find where they predict what.
 
     Args:
         dataset: columns `input_ids` and `labels`.
-        pad_id: fills up rows; labels, never this id, say what is learned.
+        pad_id: fills up padded rows; labels, never this id, say what is learned.
+        packed: whether forward passes hold packs, in which no row sees another.
     """
 
-    def __init__(self, dataset: Dataset, pad_id: int) -> None:
+    def __init__(self, dataset: Dataset, pad_id: int, packed: bool) -> None:
         self._ids = Ragged(dataset, "input_ids")
         self._labels = Ragged(dataset, "labels")
-        self._pad = pad_id
-
-    @property
-    def lengths(self) -> Array:
-        """Return the tokens of each row."""
-        return self._ids.lengths()
+        self._pad_id = pad_id
+        self._packed = packed
+        self.sizes: Array = self._ids.lengths()
 
     def probe(self) -> list[int]:
         """Return the tokens of the longest row, up to 256 of them."""
-        return [int(token) for token in self._ids[int(self.lengths.argmax())][:256]]
+        return [int(token) for token in self._ids[int(self.sizes.argmax())][:256]]
 
-    def __call__(self, numbers: list[int]) -> Batch:
+    def __call__(self, step: Step) -> Batch:
+        return collect([self.part(numbers) for numbers in step])
+
+    def part(self, numbers: list[int]) -> Batch:
+        """Lay some rows out for one forward pass."""
         rows, weights_B = split_fillers(numbers)
-        ids_BT = pad_rows([self._ids[row] for row in rows], self._pad)
-        labels_BT = pad_rows([self._labels[row] for row in rows], IGNORED)
-        labels_BT[weights_B == 0] = IGNORED
-        owner_N, place_N = np.nonzero(labels_BT[:, 1:] != IGNORED)
+        nothing = self._ids[0][:0]
+        tensors, places = make_part([(nothing, [self._ids[row]]) for row in rows], self._pad_id, self._packed)
+        labels = [self._labels[row] for row in rows]
+        learned = [np.flatnonzero(row[1:] != IGNORED) for row in labels]
+        num_learned_B = np.array([len(found) for found in learned])
+        targets = [row[found + 1] for row, found in zip(labels, learned, strict=True)]
         return {
-            "input_ids": torch.from_numpy(ids_BT),
-            "places": torch.from_numpy(owner_N * ids_BT.shape[1] + place_N),
-            "targets": torch.from_numpy(labels_BT[owner_N, place_N + 1]),
-            "counts": torch.tensor([len(owner_N)]),
+            **tensors,
+            "places": torch.from_numpy(np.concatenate([at[found] for at, found in zip(places, learned, strict=True)])),
+            "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+            "weights": torch.from_numpy(np.repeat(weights_B, num_learned_B)),
+            "counts": torch.tensor([(num_learned_B * weights_B).sum()]),
             "rows": rows,
             "num_rows": int(weights_B.sum()),
-            "num_tokens": int((self.lengths[rows] * weights_B).sum()),
+            "num_tokens": int((self.sizes[rows] * weights_B).sum()),
         }
 
 
 class SFTTrainer(ExactTrainer, trl.SFTTrainer):
-    """TRL's trainer with its loss on labelled positions alone, which is about six times less work in the head."""
-
-    def prepare_loop(self, config: TrainConfig, loader: Any) -> None:
-        super().prepare_loop(config, loader)
-        self._head = output_head(self.model)
+    """TRL's trainer on packs, with a loss that projects labelled positions alone."""
 
     def batch_loss(self, model: nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """Return the summed cross-entropy of this pass over the supervised tokens of the global batch."""
-        logits_NV = logits_at(model, self._head, batch["input_ids"], batch["places"])
+        logprobs_N, entropy_N, is_best_N = self._forward.logprobs_at(
+            model, batch, batch["places"], batch["targets"], measure=self.logs_next
+        )
         self.measure_lengths(batch)
-        return self.cross_entropy(logits_NV, batch["targets"]) / counts[0].clamp(min=1)
+        if self.logs_next:
+            self.meter("entropy", (entropy_N * batch["weights"]).sum(), batch["weights"].sum())
+            self.meter("mean_token_accuracy", (is_best_N * batch["weights"]).sum(), batch["weights"].sum())
+        return -(logprobs_N * batch["weights"]).sum() / counts[0].clamp(min=1)
 
     def measure_lengths(self, batch: Batch) -> None:
         """Meter the learned tokens of a row under TRL's name."""
-        learned, rows = torch.tensor([float(len(batch["targets"])), float(batch["num_rows"])], device=self.args.device)
-        self.meter("completions/mean_length", learned, rows)
-
-    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        """Return the summed cross-entropy in nats, and meter accuracy and, on logged steps, entropy."""
-        count = torch.tensor(float(len(targets_N)), device=logits_NV.device)
-        if self.logs_next:
-            with torch.no_grad():
-                logprobs_NV = logits_NV.detach().float().log_softmax(dim=-1)
-                self.meter("entropy", -(logprobs_NV.exp() * logprobs_NV).sum(), count)
-                self.meter("mean_token_accuracy", (logits_NV.argmax(dim=-1) == targets_N).sum().float(), count)
-        return -token_logprobs(logits_NV, targets_N).sum()
+        self.meter("completions/mean_length", batch["weights"].sum(), batch["weights"].new_tensor(batch["num_rows"]))

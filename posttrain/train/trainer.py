@@ -7,9 +7,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -20,9 +21,10 @@ from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
 from posttrain.core.models import model_hash, save_model
 from posttrain.train.adapters import ADAPTER_FOLDER, merge_checked
-from posttrain.train.batches import Array, EpochLoader, GlobalBatches
+from posttrain.train.batches import Array, EpochLoader, GlobalBatches, Step
 from posttrain.train.checkpoints import FOLDER, check_room, find_checkpoint, step_of
 from posttrain.train.errors import TrainError
+from posttrain.train.forward import Forward
 from posttrain.train.guards import adapter_snapshot, check_adapters_moved, check_weights
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress
@@ -33,6 +35,15 @@ from posttrain.train.steps import forget_moments, make_steps
 from posttrain.train.trackers import PROJECT, check_trackers, run_name
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+class Collator(Protocol):
+    """What makes a step's batch; `sizes` are the tokens that each row takes in a forward pass."""
+
+    sizes: Array
+
+    def __call__(self, step: Step) -> dict[str, Any]: ...
+
 
 DEFAULT_EXECUTION = Execution()
 """This machine as it is: an accelerator if there is one, one process."""
@@ -79,7 +90,7 @@ class Job:
             raise TrainError(f"execution.device is {device}, but torch sees no CUDA device; use cpu or auto.")
         return device
 
-    def autocast(self) -> torch.autocast:
+    def precision(self) -> AbstractContextManager[Any]:
         """Return the context of the compute type that the config asks for."""
         kind = torch.device(self.device).type
         return torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=self.config.dtype == "bfloat16")
@@ -97,36 +108,20 @@ class Plan:
 
     Attributes:
         steps: optimizer steps in all.
-        device_batch_size: rows per forward pass of one process.
-        accumulation: forward passes per optimizer step.
         world_size: processes.
         rank: number of this process.
     """
 
     steps: int
-    device_batch_size: int
-    accumulation: int
     world_size: int
     rank: int
 
 
 def plan_steps(num_rows: int, config: TrainConfig) -> Plan:
-    """Work out steps and batch sizes; the number of processes comes from the launcher.
-
-    Raises:
-        TrainError: the processes do not divide the global batch.
-    """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    """Work out the steps; the number of processes comes from the launcher."""
     per_epoch = math.ceil(num_rows / config.global_batch_size)
     steps = config.max_steps or math.ceil((config.epochs or 0.0) * per_epoch)
-    device_batch = config.device_batch_size or math.ceil(config.global_batch_size / world_size)
-    if config.global_batch_size % (device_batch * world_size):
-        raise TrainError(
-            f"device_batch_size {device_batch} × {world_size} processes does not divide global_batch_size "
-            f"{config.global_batch_size}; choose sizes that do."
-        )
-    accumulation = config.global_batch_size // (device_batch * world_size)
-    return Plan(steps, device_batch, accumulation, world_size, int(os.environ.get("RANK", "0")))
+    return Plan(steps, int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0")))
 
 
 def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **extra: Any) -> Arguments:
@@ -141,8 +136,9 @@ def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **e
     arguments = kind(
         output_dir=str(job.out_dir / FOLDER),
         max_steps=plan.steps,
-        per_device_train_batch_size=plan.device_batch_size,
-        gradient_accumulation_steps=plan.accumulation,
+        # To the trainer a step is one batch; ExactTrainer makes the forward passes of which it consists.
+        per_device_train_batch_size=math.ceil(config.global_batch_size / plan.world_size),
+        gradient_accumulation_steps=1,
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         warmup_steps=warmup,
@@ -192,12 +188,19 @@ def lora_arguments(job: Job, task: str) -> PeftLoraConfig | None:
     )
 
 
-def make_loader(job: Job, plan: Plan, lengths: Array, collate: Callable[[list[int]], dict[str, Any]]) -> EpochLoader:
+def make_loader(job: Job, plan: Plan, collate: Collator, forward: Forward) -> EpochLoader:
     """Return the loader whose steps depend on the seed alone."""
     batches = GlobalBatches(
-        lengths, job.config.global_batch_size, plan.device_batch_size, job.seed, plan.rank, plan.world_size
+        collate.sizes,
+        job.config.global_batch_size,
+        job.config.device_batch_size,
+        job.config.device_batch_tokens,
+        job.seed,
+        plan.rank,
+        plan.world_size,
+        padded=not forward.packs,
     )
-    return EpochLoader(batches, len(lengths), collate)
+    return EpochLoader(batches, len(collate.sizes), collate)
 
 
 def trainable(model: Any) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from training_data import completion_rows, preference_rows
 
 from posttrain.config import DPOConfig, LoraConfig, RewardModelConfig, SFTConfig
-from posttrain.train.batches import GlobalBatches, pad_rows
+from posttrain.train.batches import GlobalBatches, pad_rows, whole_pass
 from posttrain.train.dpo import train_dpo
 from posttrain.train.reward_model import train_reward_model
 from posttrain.train.sft import train_sft
@@ -55,26 +55,31 @@ def test_the_sections_own_seed_wins(tiny_model_dir, tmp_path):
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
-def rows_of_steps(num_rows, device, world, epoch=0, seed=0):
+def rows_of_steps(num_rows, device, world, epoch=0, seed=0, tokens=1000, padded=False):
     """The rows of each optimizer step, as all processes see them together."""
-    lengths = np.arange(num_rows) % 7
-    samplers = [GlobalBatches(lengths, 8, device, seed, rank, world) for rank in range(world)]
+    sizes = 1 + np.arange(num_rows) % 7
+    samplers = [GlobalBatches(sizes, 8, device, tokens, seed, rank, world, padded) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     per_rank = [list(sampler) for sampler in samplers]
-    assert {len(batches) for batches in per_rank} == {len(samplers[0])}
-    accumulation = 8 // (device * world)
+    assert {len(steps) for steps in per_rank} == {len(samplers[0])}
     steps = []
-    for start in range(0, len(per_rank[0]), accumulation):
-        together = [row for batches in per_rank for batch in batches[start : start + accumulation] for row in batch]
-        steps.append(sorted(row for row in together if row >= 0))
+    for together in zip(*per_rank, strict=True):
+        assert len({len(passes) for passes in together}) == 1  # no process waits for another
+        rows = [row for passes in together for rows in passes for row in rows]
+        steps.append(sorted(row for row in rows if row >= 0))
+        for rows in (rows for passes in together for rows in passes if len(rows) > 1):
+            taken = sizes[rows].max() * len(rows) if padded else sizes[rows].sum()
+            assert taken <= tokens and len(rows) <= (device or 8)
     return steps
 
 
-@pytest.mark.parametrize(("device", "world"), [(8, 1), (4, 1), (1, 1), (4, 2), (1, 2), (2, 4), (1, 8)])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("tokens", [1000, 12, 1])
+@pytest.mark.parametrize(("device", "world"), [(8, 1), (None, 1), (3, 1), (1, 1), (4, 2), (None, 2), (2, 4), (1, 8)])
 @pytest.mark.parametrize("num_rows", [3, 8, 9, 13, 16])
-def test_steps_have_the_same_rows_on_any_number_of_devices(device, world, num_rows):
-    steps = rows_of_steps(num_rows, device, world)
+def test_steps_have_the_same_rows_on_any_number_of_devices(device, world, num_rows, tokens, padded):
+    steps = rows_of_steps(num_rows, device, world, tokens=tokens, padded=padded)
     assert steps == rows_of_steps(num_rows, 8, 1)
     assert sorted(row for step in steps for row in step) == list(range(num_rows))
 
@@ -84,10 +89,20 @@ def test_each_epoch_has_its_own_order():
     assert rows_of_steps(40, 8, 1, epoch=1) == rows_of_steps(40, 2, 2, epoch=1)
 
 
-def test_no_forward_pass_is_larger_than_asked():
-    for num_rows in range(1, 30):
-        for batch in GlobalBatches(np.ones(num_rows), 8, 3, 0):
-            assert 1 <= len(batch) <= 3
+def test_tokens_are_spread_evenly_over_forward_passes():
+    sizes = np.array([90, 10, 10, 10, 40, 40, 40, 60])  # 300 tokens
+    ((first, second),) = GlobalBatches(sizes, 8, None, 150, 0)
+    assert sizes[first].sum() == sizes[second].sum() == 150
+    ((only,),) = GlobalBatches(sizes, 8, None, 300, 0)
+    assert sorted(only) == list(range(8))
+
+
+def test_all_rows_are_passed_over_once_within_the_budget():
+    sizes = np.array([5, 9, 1, 30, 4, 4])
+    assert whole_pass(sizes, 10, padded=False) == [[3], [1], [0, 4], [5, 2]]
+    assert whole_pass(sizes, 10, padded=True) == [[3], [1], [0, 4], [5, 2]]
+    assert whole_pass(sizes, 14, padded=False) == [[3], [1, 0], [4, 5, 2]]
+    assert whole_pass(sizes, 9, padded=True) == [[3], [1], [0], [4, 5], [2]]
 
 
 def test_padding_stands_on_the_right():

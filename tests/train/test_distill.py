@@ -86,9 +86,7 @@ def test_sequence_level_distillation_is_sft_and_needs_no_teacher(tiny_model_dir,
         train_distill(tiny_model_dir, None, rows, tmp_path / "c", DistillConfig(**COMMON), seed=0)
 
 
-def test_other_vocabularies_are_refused_before_weights_are_loaded(
-    tiny_model_dir, teacher_dir, tmp_path, monkeypatch
-):
+def test_other_vocabularies_are_refused_before_weights_are_loaded(tiny_model_dir, teacher_dir, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(teacher_dir, other)
     text = (other / "tokenizer.json").read_text()

@@ -1,13 +1,11 @@
 """What DPO compares: masks, truncation, drops."""
 
 import pytest
-import torch
 from training_data import say
 
 from posttrain.config import DPOConfig
 from posttrain.core.chat import end_of_turn_id
 from posttrain.core.errors import DataError
-from posttrain.train.forward import logits_at, output_head
 from posttrain.train.pairs import PairCollator, tokenize_pairs
 
 
@@ -29,27 +27,38 @@ def test_format_tokens_are_masked_in_both_sides(tiny_tokenizer):
             assert row[f"{side}_scored"] == expected
 
 
-def test_batches_hold_chosen_above_rejected_and_point_at_the_predicting_position(tiny_tokenizer):
+def test_a_part_holds_both_sides_and_points_at_the_predicting_position(tiny_tokenizer):
     rows = [pair(), pair("say", "cat", "dog bird fish house")]
     dataset, _ = tokenize_pairs(rows, tiny_tokenizer, config(), True)
-    batch = PairCollator(dataset, tiny_tokenizer.pad_token_id)([0, 1])
-    width = batch["input_ids"].shape[1]
-    assert batch["input_ids"].shape[0] == 4
-    assert batch["owner"].bincount().tolist() == [4, 2, 2, 5]
-    assert batch["counts"].tolist() == [2.0, 6.0]  # pairs; tokens of red green blue <end> and cat <end>
-    words = tiny_tokenizer.convert_ids_to_tokens(batch["targets"][batch["scored"] > 0])
-    assert words == ["red", "green", "blue", "cat", "no", "dog", "bird", "fish", "house"]
-    flat = batch["input_ids"].reshape(-1)
-    assert flat[batch["places"] + 1].tolist() == batch["targets"].tolist()
-    assert (batch["places"] // width).tolist() == batch["owner"].tolist()
+    for packed in (False, True):
+        part = PairCollator(dataset, tiny_tokenizer.pad_token_id, packed).part([0, 1])
+        assert part["owner"].bincount().tolist() == [4, 2, 2, 5]
+        assert part["counts"].tolist() == [2.0, 6.0]  # pairs; tokens of red green blue <end> and cat <end>
+        words = tiny_tokenizer.convert_ids_to_tokens(part["targets"][part["scored"] > 0])
+        assert words == ["red", "green", "blue", "no", "cat", "dog", "bird", "fish", "house"]
+    # <bos> <user> list sort <end> <assistant>, then the two answers, then the other prompt of one word.
+    assert part["ids"].shape == (1, 6 + 4 + 2 + 5 + 2 + 5)
+    places = [5, 6, 7, 8, 5, 10, 16, 17, 16, 19, 20, 21, 22]
+    assert part["places"].tolist() == places
+
+
+def test_padded_rows_stand_under_each_other(tiny_tokenizer):
+    rows = [pair(), pair("say", "cat", "dog bird fish house")]
+    dataset, _ = tokenize_pairs(rows, tiny_tokenizer, config(), True)
+    part = PairCollator(dataset, tiny_tokenizer.pad_token_id, packed=False).part([0, 1])
+    assert part["ids"].shape == (4, 10)
+    flat = part["ids"].reshape(-1)
+    assert flat[part["places"] + 1].tolist() == part["targets"].tolist()
+    assert (part["places"] // 10).tolist() == part["owner"].tolist()
 
 
 def test_fillers_weigh_nothing(tiny_tokenizer):
     dataset, _ = tokenize_pairs([pair()], tiny_tokenizer, config(), True)
-    batch = PairCollator(dataset, tiny_tokenizer.pad_token_id)([-1])
-    assert batch["counts"].tolist() == [0.0, 0.0]
-    assert batch["weights"].tolist() == [0.0]
-    assert batch["num_tokens"] == 0
+    batch = PairCollator(dataset, tiny_tokenizer.pad_token_id, packed=True)([[0], [-1]])
+    assert [part["counts"].tolist() for part in batch["parts"]] == [[1.0, 4.0], [0.0, 0.0]]
+    assert batch["counts"].tolist() == [1.0, 4.0]
+    assert batch["parts"][1]["weights"].tolist() == [0.0]
+    assert batch["num_tokens"] == (6 + 4) + (6 + 2)
 
 
 @pytest.mark.parametrize("max_tokens", range(2, 14))
@@ -94,19 +103,3 @@ def test_equal_answers_are_dropped_and_counted(tiny_tokenizer):
     }  # fmt: skip
     with pytest.raises(DataError, match="1 × chosen equals rejected.*max_drop_rate 0.05"):
         tokenize_pairs(rows, tiny_tokenizer, config(), True)
-
-
-def test_logits_at_wanted_places_are_the_models_own(tiny_model_dir, tiny_tokenizer):
-    from posttrain.core.models import load_causal_lm
-
-    model = load_causal_lm(tiny_model_dir)
-    dataset, _ = tokenize_pairs([pair(), pair("say", "cat", "dog bird")], tiny_tokenizer, config(), True)
-    batch = PairCollator(dataset, tiny_tokenizer.pad_token_id)([0, 1])
-    mask = torch.ones_like(batch["input_ids"])
-    for index, length in enumerate([9, 6, 7, 7]):
-        mask[index, length:] = 0
-    with torch.no_grad():
-        whole = model(input_ids=batch["input_ids"], attention_mask=mask).logits
-        part = logits_at(model, output_head(model), batch["input_ids"], batch["places"])
-    assert torch.allclose(part, whole.reshape(-1, whole.shape[-1])[batch["places"]], atol=1e-6)
-    assert not model.lm_head._forward_pre_hooks

@@ -7,8 +7,9 @@ import pytest
 from training_data import completion_rows, preference_rows
 
 from posttrain.config import DPOConfig, Execution, RewardModelConfig, SFTConfig
+from posttrain.core.errors import DataError
 from posttrain.train.dpo import train_dpo
-from posttrain.train.errors import TrainError, TrainingInterrupted
+from posttrain.train.errors import TrainingInterrupted
 from posttrain.train.reward_model import train_reward_model
 from posttrain.train.sft import train_sft
 
@@ -72,6 +73,6 @@ def test_a_signal_saves_in_all_processes_at_one_step(tiny_model_dir, tmp_path, m
 @pytest.mark.slow
 def test_a_refusal_in_a_process_is_the_parents_error(tiny_model_dir, tmp_path):
     execution = CPU.model_copy(update={"processes": 2})
-    config = SFTConfig(**{**COMMON, "global_batch_size": 5})
-    with pytest.raises(TrainError, match="3 × 2 processes does not divide global_batch_size 5"):
+    config = SFTConfig(**COMMON, max_tokens=4, max_truncated_rate=1.0)
+    with pytest.raises(DataError, match="none of 9 rows is left"):
         train_sft(tiny_model_dir, completion_rows(9), tmp_path, config, 0, execution)

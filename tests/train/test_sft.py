@@ -49,10 +49,14 @@ def test_collator_sums_over_supervised_tokens_only(tiny_tokenizer):
         {"prompt": say("user", "red blue green"), "completion": say("assistant", "fish")},
     ]
     dataset, _ = tokenize_rows(rows, tiny_tokenizer, section())
-    batch = RowCollator(dataset, tiny_tokenizer.pad_token_id)([0, -2])
-    assert batch["counts"].tolist() == [3]  # the second row is a filler
-    assert tiny_tokenizer.convert_ids_to_tokens(batch["targets"]) == ["cat", "dog", "<|end|>"]
-    assert batch["places"].tolist() == [4, 5, 6]  # <bos> <user> red <end> <assistant> cat dog
+    for packed, second in ((True, 8), (False, 9)):  # the first row has 8 tokens, the longest 9
+        batch = RowCollator(dataset, tiny_tokenizer.pad_token_id, packed)([[0, -2]])
+        (part,) = batch["parts"]
+        assert batch["counts"].tolist() == [3]  # the second row is a filler
+        assert tiny_tokenizer.convert_ids_to_tokens(part["targets"]) == ["cat", "dog", "<|end|>", "fish", "<|end|>"]
+        assert part["weights"].tolist() == [1, 1, 1, 0, 0]
+        # <bos> <user> red <end> <assistant> cat dog; <bos> <user> red blue green <end> <assistant> fish
+        assert part["places"].tolist() == [4, 5, 6, second + 6, second + 7]
 
 
 def test_bad_rows_are_all_listed_before_weights_are_loaded(tmp_path, tiny_model_dir, monkeypatch):
