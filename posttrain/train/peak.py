@@ -15,7 +15,7 @@ import torch
 
 MEASURED_SECONDS = 0.15
 """Time that measuring the peak takes, warm-up left out."""
-_WIDTHS = {"cpu": 768, "cuda": 4096}
+_WIDTHS = {"cpu": 512, "cuda": 4096}
 
 
 class Work:
@@ -79,7 +79,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
     The process's own number of threads counts, and on a busy machine the peak is what is left of it.
     """
-    width = _WIDTHS.get(device.type, 768)
+    width = _WIDTHS.get(device.type, 4096)
     generator = torch.Generator(device).manual_seed(0)  # training's own random numbers stay as they are
     a, b = torch.randn(2, width, width, device=device, generator=generator).to(dtype)
     product = a @ b
