@@ -17,6 +17,7 @@ from posttrain.functions import function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
 from posttrain.train.limits import limits
+from posttrain.train.tracker_names import missing_trackers
 from reward.pair_rules import RULES
 from reward.preferences import check_strength_names
 from synth.prompts.template import load_template
@@ -79,6 +80,9 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
             yield from _caught(f"{where}.{name}", partial(function_file, section[name]))
     if "lora" in section or "checkpoint_steps" in section:
         yield from _training_faults(where, section, data)
+    trackers = section.get("report_to")
+    if isinstance(trackers, list):
+        yield from (f"{where}.report_to: {fault}" for fault in missing_trackers(map(str, trackers)))
     template = section.get("template")
     if isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
         yield f"{where}.template: there is no file {template}"

@@ -19,6 +19,7 @@ from posttrain.runs import read_record
 from posttrain.stages import STAGES, Progress, StageCall
 from posttrain.store.artifacts import Artifact, ArtifactStore
 from posttrain.store.fingerprint import identity
+from posttrain.train.errors import TrainingInterrupted
 
 Inputs = Mapping[str, Artifact | Sequence[Artifact]]
 
@@ -151,8 +152,8 @@ class Executor:
 
 
 def state_after(error: BaseException) -> str:
-    """Return the state of what an exception ended: `interrupted` by ctrl-C, else `failed`."""
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    """Return the state of what an exception ended: `interrupted` by ctrl-C or a signal, else `failed`."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt | TrainingInterrupted) else "failed"
 
 
 class RunRecord:

@@ -99,7 +99,8 @@ def train(args: Namespace) -> None:
     teacher = None if args.teacher is None else resolve(args.teacher)
     seed = 0 if config.seed is None else config.seed
     model = resolve(args.model)
-    metrics = train(kind, model, rows, args.out, config, seed, Execution(), teacher, _progress("steps"))
+    with redirect_stdout(sys.stderr):  # trackers print, and that is no part of the metrics
+        metrics = train(kind, model, rows, args.out, config, seed, Execution(), teacher, _progress("steps"))
     print(json.dumps(metrics, indent=1, ensure_ascii=False))
 
 

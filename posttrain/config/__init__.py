@@ -25,6 +25,7 @@ from posttrain.config.base import (
     PositiveInt,
     Probability,
     Section,
+    Tracker,
     how,
     plain,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "SelfInstruct",
     "StudentConfig",
     "TeacherModel",
+    "Tracker",
     "TrainConfig",
     "TrainSection",
     "VerifierAnnotator",

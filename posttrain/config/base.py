@@ -13,7 +13,10 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NaturalInt = Annotated[int, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16"]
-Guard = Literal["zero_gradient", "still_adapter", "chosen_drop", "stuck_loss", "saturated"]
+Guard = Literal[
+    "zero_gradient", "still_adapter", "chosen_drop", "stuck_loss", "saturated", "skip_nan", "disk_space"
+]
+Tracker = Literal["trackio", "wandb", "tensorboard", "mlflow", "swanlab"]
 
 
 def how(default: Any, **constraints: Any) -> Any:

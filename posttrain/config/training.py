@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.config.base import Dtype, Guard, NaturalInt, PositiveFloat, PositiveInt, Probability, Section, how
+from posttrain.config.base import (
+    Dtype,
+    Guard,
+    NaturalInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Tracker,
+    how,
+)
 
 
 class LoraConfig(Section):
@@ -69,7 +79,9 @@ class TrainConfig(Section):
     logging_steps: PositiveInt = how(10)
     """Steps between rows of metrics.jsonl."""
     checkpoint_steps: PositiveInt | None = how(None)
-    """Steps between resumable checkpoints; none when absent."""
+    """Steps between resumable checkpoints; when absent, only a run that is told to stop writes one."""
+    report_to: tuple[Tracker, ...] = how(())
+    """Experiment trackers that are shown what metrics.jsonl gets; one that fails never stops a run."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -101,7 +101,7 @@ def atomic_directory(path: PathLike) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         try:
             yield work
-            _sync_tree(work)
+            sync_tree(work)
             work.chmod(0o777 & ~_umask())
             _rename_directory(work, target)
         except BaseException:
@@ -144,7 +144,8 @@ def _rename_directory(work: Path, target: Path) -> None:
         raise
 
 
-def _sync_tree(root: Path) -> None:
+def sync_tree(root: Path) -> None:
+    """Wait until the disk holds a folder with all that is in it."""
     for folder, _, names in os.walk(root):
         for name in names:
             _sync(Path(folder, name))

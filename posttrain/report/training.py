@@ -28,6 +28,7 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gradient norm", ("grad_norm",)),
     ("learning rate", ("learning_rate",)),
     ("tokens per second", ("tokens_per_second",)),
+    ("share of the peak of matrix products", ("matmul_share",)),
 )
 MAX_POINTS = 200
 MAX_BARS = 40

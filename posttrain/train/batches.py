@@ -176,6 +176,11 @@ class EpochLoader(DataLoader):
     def __init__(self, batches: GlobalBatches, num_rows: int, collate: Callable[[Step], dict[str, Any]]) -> None:
         super().__init__(_Numbers(num_rows), batch_sampler=batches, collate_fn=collate, num_workers=0)  # type: ignore[arg-type]
 
+    @property
+    def lengths(self) -> Array:
+        """Return the tokens of each row."""
+        return self.batch_sampler._sizes  # type: ignore[union-attr]
+
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to the sampler."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]

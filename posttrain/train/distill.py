@@ -161,6 +161,7 @@ class DistillTrainer(SFTTrainer):
             return super().batch_loss(model, batch, counts)
         config: Any = self._train_config
         tokens, weights_N = counts[0].clamp(min=1), batch["weights"]
+        self.measure_lengths(batch)
         logits_NV = self._forward.logits_at(model, batch, batch["places"])
         cross_entropy = -(token_logprobs(logits_NV, batch["targets"]) * weights_N).sum() / tokens
         if self.logs_next:

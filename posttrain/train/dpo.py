@@ -143,10 +143,17 @@ def reference_of(model: Any, forward: Forward, collate: PairCollator, rows: Any,
 class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     """TRL's trainer on tokenised pairs, with exact masks, exact normalisation and a reference that is not resident."""
 
+    _watch: PreferenceWatch
+
     def prepare_loop(self, config: DPOConfig, loader: EpochLoader, forward: Forward) -> None:  # type: ignore[override]
         super().prepare_loop(config, loader, forward)
         self._config = config
-        self._watch = PreferenceWatch(config.max_chosen_drop, config.loss in ("sigmoid", "sigmoid_norm"), config.allow)
+        self._watch = PreferenceWatch(
+            config.max_chosen_drop,
+            config.loss in ("sigmoid", "sigmoid_norm"),
+            config.allow,
+            int(self.args.warmup_steps),
+        )
         self._seen = torch.zeros(5, device=self.args.device)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:

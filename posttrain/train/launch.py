@@ -7,6 +7,7 @@ the error of the first that failed. The launcher ends the others when one dies.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.config import Execution, TrainConfig
-from posttrain.core.errors import DataError, ModelError, PosttrainError
+from posttrain.core.errors import DataError, ModelError, PosttrainError, StorageError
 from posttrain.core.files import write_jsonl
-from posttrain.train.errors import TrainError
+from posttrain.train.errors import TrainError, TrainingInterrupted
 from posttrain.train.kinds import Kind, Progress
+from posttrain.train.stop import StopRequest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,9 +36,16 @@ LAUNCHER_VARIABLE = "POSTTRAIN_LAUNCHER"
 START_SECONDS = 60.0
 """How long processes wait for one that hangs at its start."""
 TAIL_LINES = 40
-_ERRORS: dict[str | None, type[PosttrainError]] = {"DataError": DataError, "ModelError": ModelError}
+NOTE_MARK = "posttrain-note"
+SHUTDOWN_SECONDS = "120"
+"""Time that the launcher gives its processes to save after a signal, where the environment sets none; torch: 30."""
+_ERRORS: dict[str | None, type[PosttrainError]] = {
+    error.__name__: error for error in (DataError, ModelError, StorageError, TrainingInterrupted)
+}
 # Signals that strike a process from outside or by its own fault; the others are how the launcher ends the rest.
 _DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+log = logging.getLogger(__name__)
 
 
 class Place:
@@ -91,8 +100,9 @@ def launch(
         tokens: the rows as they were tokenised here; the processes map them from disk.
 
     Raises:
-        DataError, ModelError, TrainError: as the training itself; a process that died is a TrainError with its
-            traceback or, where a signal killed it, its last output.
+        DataError, ModelError, StorageError, TrainError: as the training itself; a process that died is a TrainError
+            with its traceback or, where a signal killed it, its last output.
+        TrainingInterrupted: this process, or one that it started, was told to stop.
     """
     from posttrain.train.shared import store_rows
 
@@ -111,20 +121,33 @@ def launch(
             "start_seconds": START_SECONDS,
         }
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        code, tail = _watch(folder, execution.processes, progress)
+        code, tail, asked = _watch(folder, execution.processes, progress)
+        if code != 0 and asked is not None and not any(folder.glob("error-*.json")):
+            raise TrainingInterrupted(f"{asked} came before training began; the same command starts it again.")
         if code != 0:
             raise _failure(folder, execution.processes, code, tail)
         return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _watch(folder: Path, processes: int, progress: Progress | None) -> tuple[int, str]:
-    """Start the processes and read the launcher's output until they end; return exit code and the end of it."""
+def _watch(folder: Path, processes: int, progress: Progress | None) -> tuple[int, str, str | None]:
+    """Start the processes and read the launcher's output until they end.
+
+    A signal is passed on to the launcher, which passes it on to its processes; these save and end.
+
+    Returns:
+        Exit code, the end of the output, and the name of the signal, if one came.
+    """
     command = [sys.executable, "-m", "posttrain.train.torchrun", str(os.getpid()), str(folder)]
     command += ["--standalone", "--nproc_per_node", str(processes), "-m", "posttrain.train.worker", str(folder)]
     lines: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
-    ) as child:
+    environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": SHUTDOWN_SECONDS, **os.environ}
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+            env=environment,
+        ) as child,
+        StopRequest(lambda: child.send_signal(signal.SIGTERM)) as request,
+    ):  # fmt: skip
         assert child.stdout is not None
         try:
             for line in child.stdout:
@@ -132,12 +155,14 @@ def _watch(folder: Path, processes: int, progress: Progress | None) -> tuple[int
                     done, total = line.split()[1:]
                     if progress is not None:
                         progress(int(done), int(total))
+                elif line.startswith(NOTE_MARK):
+                    log.warning("%s", line.removeprefix(NOTE_MARK).strip())
                 else:
                     lines = [*lines[-TAIL_LINES:], line]
         except BaseException:
             child.terminate()  # the launcher ends its processes
             raise
-    return child.returncode, "".join(lines)
+    return child.returncode, "".join(lines), request.asked
 
 
 def _failure(folder: Path, processes: int, code: int, tail: str) -> PosttrainError:

@@ -8,6 +8,7 @@ a step is one batch; its forward passes are made in here, as many as its tokens 
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -20,6 +21,8 @@ from posttrain.config import TrainConfig
 from posttrain.train.batches import EpochLoader
 from posttrain.train.forward import Forward
 from posttrain.train.guards import check_adapters_moved, check_gradient, check_loss
+from posttrain.train.peak import Work
+from posttrain.train.resumable import ResumableTrainer
 
 Batch = dict[str, Any]
 
@@ -34,7 +37,7 @@ def collect(parts: list[Batch]) -> Batch:
     }
 
 
-class ExactTrainer(Trainer):
+class ExactTrainer(ResumableTrainer):
     """Mixin in front of a TRL trainer; a subclass gives `batch_loss`.
 
     A step's batch holds `parts`, one for each forward pass, with tensors for `batch_loss`; and of each part and of the
@@ -54,8 +57,10 @@ class ExactTrainer(Trainer):
         self._weights: dict[str, Tensor] = {}
         self._tokens = 0
         self._tokens_logged = 0
+        self._work = Work(self.model, loader.lengths, config.dtype, self.args.world_size)
         self._clock = time.perf_counter()
         self._adapters: dict[str, Tensor] = {}
+        self._rows: list[int] = []
 
     def watch_adapters(self, before: dict[str, Tensor]) -> None:
         """Check early that adapters move: `before` holds them as they were at the start."""
@@ -112,10 +117,12 @@ class ExactTrainer(Trainer):
                 with nullcontext() if is_last else self.accelerator.no_sync(model):
                     with self.compute_loss_context_manager():
                         loss = self.batch_loss(model, part, num_items_in_batch)
-                    check_loss(loss.item(), self.state.global_step + 1, part["rows"])
+                    check_loss(loss.item(), self.state.global_step + 1, part["rows"], self._train_config.allow)
                     # torch averages gradients over processes, and the counts already span them.
                     self.accelerator.backward(loss * self.args.world_size)
+                self._work.add(part)
                 total += loss.detach()
+        self._rows += batch["rows"]
         self._tokens += batch["num_tokens"]
         return total * self.args.world_size
 
@@ -123,11 +130,12 @@ class ExactTrainer(Trainer):
         value = super()._get_grad_norm(model, grad_norm=grad_norm)
         norm = float(value.item() if isinstance(value, Tensor) else value)
         step = self.state.global_step + 1
-        check_gradient(norm, step, self._train_config.allow)
+        rows, self._rows = self._rows, []
+        check_gradient(norm, step, self._train_config.allow, rows)
         if step == 3:  # the first step of a warm-up has learning rate 0, the second has not
             check_adapters_moved(self.model, self._adapters, self._train_config.allow)
         self.before_optimizer_step(step)
-        return norm
+        return self.leave_out_step(model, step, rows) if not math.isfinite(norm) else self.keep_step(norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -138,18 +146,20 @@ class ExactTrainer(Trainer):
         names = sorted(self._sums)
         table = [torch.stack([self._sums[name].double(), self._weights[name].double()]) for name in names]
         tokens = torch.tensor([self._tokens, self._tokens_logged], dtype=torch.float64, device=self.args.device)
-        sums = torch.stack([*table, tokens])
+        sums = torch.stack([*table, tokens, tokens.new_tensor([self._work.flops, 0.0])])
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, reduction="sum")
-        *rows, (seen, logged) = sums.tolist()
+        *rows, (seen, logged), (flops, _) = sums.tolist()
         values = {name: total / weight if weight else 0.0 for name, (total, weight) in zip(names, rows, strict=True)}
+        values = {name: value for name, value in values.items() if math.isfinite(value)}  # a step was left out
         self._sums.clear()
         self._weights.clear()
+        if self._skipped:
+            values["skipped_steps"] = float(self._skipped)
+        self._good_loss = 0.0
         now = time.perf_counter()
         values["num_tokens"] = seen
         values["tokens_per_second"] = (seen - logged) / max(now - self._clock, 1e-9)
+        values.update(self._work.read(flops, now - self._clock))
         self._clock, self._tokens_logged = now, self._tokens
         return values
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        Trainer._save_checkpoint(self, model, trial)  # without TRL's model card

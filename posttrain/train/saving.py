@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from posttrain.core.models import save_model
 from posttrain.train.adapters import ADAPTER_FOLDER, is_quantized, merge_checked, merge_from_disk, save_adapter
+from posttrain.train.read_back import check_saved
 from posttrain.train.sharding import gather, is_sharded, whole_model
 
 
@@ -51,3 +52,4 @@ def save_trained(
     elif state is not None:
         model = whole_model(model, state)
     save_model(model, tokenizer, out_dir)
+    check_saved(model, out_dir, probe)

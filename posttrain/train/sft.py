@@ -188,6 +188,7 @@ class RowCollator:
             "weights": torch.from_numpy(np.repeat(weights_B, num_learned_B)),
             "counts": torch.tensor([(num_learned_B * weights_B).sum()]),
             "rows": rows,
+            "num_rows": int(weights_B.sum()),
             "num_tokens": int((self.sizes[rows] * weights_B).sum()),
         }
 
@@ -200,7 +201,12 @@ class SFTTrainer(ExactTrainer, trl.SFTTrainer):
         logprobs_N, entropy_N, is_best_N = self._forward.logprobs_at(
             model, batch, batch["places"], batch["targets"], measure=self.logs_next
         )
+        self.measure_lengths(batch)
         if self.logs_next:
             self.meter("entropy", (entropy_N * batch["weights"]).sum(), batch["weights"].sum())
             self.meter("mean_token_accuracy", (is_best_N * batch["weights"]).sum(), batch["weights"].sum())
         return -(logprobs_N * batch["weights"]).sum() / counts[0].clamp(min=1)
+
+    def measure_lengths(self, batch: Batch) -> None:
+        """Meter the learned tokens of a row under TRL's name."""
+        self.meter("completions/mean_length", batch["weights"].sum(), batch["weights"].new_tensor(batch["num_rows"]))

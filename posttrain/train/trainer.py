@@ -22,10 +22,10 @@ from posttrain.core.files import content_hash
 from posttrain.core.models import model_hash
 from posttrain.train.adapters import float32_adapters
 from posttrain.train.batches import Array, EpochLoader, GlobalBatches, Step
-from posttrain.train.checkpoints import FOLDER, find_checkpoint
+from posttrain.train.checkpoints import FOLDER, check_room, find_checkpoint, step_of
 from posttrain.train.errors import TrainError
 from posttrain.train.forward import Forward
-from posttrain.train.guards import adapter_snapshot, check_adapters_moved
+from posttrain.train.guards import adapter_snapshot, check_adapters_moved, check_weights
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress
 from posttrain.train.limits import check_limits
@@ -33,6 +33,8 @@ from posttrain.train.loop import ExactTrainer
 from posttrain.train.metrics import MetricsFile
 from posttrain.train.saving import save_trained
 from posttrain.train.sharding import shard
+from posttrain.train.steps import forget_moments, make_steps
+from posttrain.train.trackers import PROJECT, check_trackers, run_name
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -60,6 +62,9 @@ class Job:
         run_seed: the run's seed; the section's own wins.
         execution: device, processes, threads.
         progress: called with (steps done, steps in all).
+
+    Raises:
+        TrainError: a tracker that the config names is not installed.
     """
 
     model_dir: Path
@@ -71,6 +76,7 @@ class Job:
 
     def __post_init__(self) -> None:
         check_limits(self.config, self.execution)
+        check_trackers(self.config.report_to)
 
     @property
     def in_4bit(self) -> bool:
@@ -156,7 +162,9 @@ def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **e
         logging_first_step=True,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # `run` adds trackers in a wrap
+        project=PROJECT,
+        run_name=run_name(job.out_dir),
         save_strategy="no" if config.checkpoint_steps is None else "steps",
         save_steps=config.checkpoint_steps or 1,
         save_total_limit=2,
@@ -205,7 +213,12 @@ def make_loader(job: Job, plan: Plan, collate: Collator, forward: Forward) -> Ep
 
 
 def trainable(model: Any) -> Any:
-    """Let all weights be trained: those that were merged with an adapter come frozen."""
+    """Let all weights be trained: those that were merged with an adapter come frozen.
+
+    Raises:
+        TrainError: a weight is NaN or infinite.
+    """
+    check_weights(model, "the model to start from")
     return model.requires_grad_(True)
 
 
@@ -226,11 +239,16 @@ def run(
 
     Raises:
         TrainError: a guard refused, or fewer steps were made than asked.
+        TrainingInterrupted: a signal came; a checkpoint holds the state after the step under way.
+        StorageError: no room for a checkpoint; the one before it is whole.
     """
     job.out_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = _checkpoint_of(job, data)
-    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress, trainer.is_world_process_zero())
+    main = trainer.is_world_process_zero()
+    checkpoint = _checkpoint_of(job, data, main)
+    first_step = step_of(checkpoint) if checkpoint else 0
+    if job.config.checkpoint_steps is not None:
+        check_room(job.out_dir / FOLDER, trainer.model, job.config.allow)
+    metrics = MetricsFile(job.out_dir / "metrics.jsonl", first_step, job.progress, main)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
@@ -242,14 +260,12 @@ def run(
     if job.execution.sharding == "fsdp2" and trainer.args.world_size > 1:
         shard(trainer.model, job.device, job.config.dtype)
         trainer.is_distributed_loading_by_transformers = True  # so that nothing wraps it once more
+        trainer.saves_checkpoints = False
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    make_steps(trainer, checkpoint, job.out_dir, job.config.report_to)
     seconds = time.perf_counter() - started
-    if trainer.state.global_step != trainer.args.max_steps:
-        raise TrainError(
-            f"training ended after {trainer.state.global_step} of {trainer.args.max_steps} steps; nothing was saved."
-        )
     check_adapters_moved(trainer.model, before, job.config.allow)
+    forget_moments(trainer)
     save_trained(trainer, tokenizer, job.model_dir, job.out_dir, probe, base_hash)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
@@ -264,13 +280,13 @@ def run(
     }
 
 
-def _checkpoint_of(job: Job, data: Any) -> Path | None:
-    if job.config.checkpoint_steps is None:
-        return None
+def _checkpoint_of(job: Job, data: Any, main: bool) -> Path | None:
+    config = job.config.identity() | {"seed": job.seed}
+    config.pop("allow")  # a run that a guard has stopped may go on past it
     identity = {
-        "config": content_hash(job.config.identity() | {"seed": job.seed}),
+        "config": content_hash(config),
         "rows": content_hash(data),
         "starting weights": model_hash(job.model_dir),
     }
-    return find_checkpoint(job.out_dir / FOLDER, identity)
+    return find_checkpoint(job.out_dir / FOLDER, identity, main)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from posttrain.config import Execution
 from posttrain.core.errors import PosttrainError
 from posttrain.core.files import atomic_write, read_rows
 from posttrain.train.errors import TrainError
-from posttrain.train.launch import LAUNCHER_VARIABLE, PROGRESS_MARK, Place
+from posttrain.train.launch import LAUNCHER_VARIABLE, NOTE_MARK, PROGRESS_MARK, Place
 from posttrain.train.run import CONFIGS, train
 from posttrain.train.shared import FOLDER_VARIABLE, POLL_SECONDS
 from reward.lifetime import die_with_parent
@@ -30,6 +31,7 @@ def main(folder: Path) -> int:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     os.environ[FOLDER_VARIABLE] = str(folder)
     progress = _redirect(Place.output(folder, rank))
+    logging.getLogger("posttrain").addHandler(_notes(progress))
     stack = open(Place.stack(folder, rank), "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
     faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
     atomic_write(Place.pid(folder, rank), str(os.getpid()))
@@ -89,6 +91,13 @@ def _stack_of(folder: Path, rank: int) -> str:
         return f"Process {rank} has not begun or is gone."
     time.sleep(1.0)
     return f"Process {rank} stands at:\n{Place.stack(folder, rank).read_text(encoding='utf-8')}"
+
+
+def _notes(output: TextIO) -> logging.Handler:
+    """Return a handler whose lines the parent repeats."""
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(logging.Formatter(f"{NOTE_MARK} %(message)s"))
+    return handler
 
 
 if __name__ == "__main__":

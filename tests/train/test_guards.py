@@ -98,10 +98,10 @@ def test_collapse_stops_a_real_run(tiny_model_dir, tmp_path):
 
 def test_a_loss_stuck_at_ln2_is_refused_after_its_steps_in_a_row():
     watch = PreferenceWatch(5.0, True, ())
-    for step in range(STUCK_STEPS - 1):
+    for step in range(1, STUCK_STEPS):
         watch.see(step, math.log(2) + 5e-5, 0.5, 0.0)
-    watch.see(0, 0.68, 0.5, 0.0)  # it moved: the count starts again
-    for step in range(STUCK_STEPS - 1):
+    watch.see(50, 0.68, 0.5, 0.0)  # it moved: the count starts again
+    for step in range(51, 50 + STUCK_STEPS):
         watch.see(step, math.log(2), 0.5, 0.0)
     with pytest.raises(TrainError, match="has been ln 2 for 50 steps"):
         watch.see(99, math.log(2), 0.5, 0.0)

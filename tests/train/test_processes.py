@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 from training_data import completion_rows, preference_rows
 
-from posttrain.config import DPOConfig, Execution
+from posttrain.config import DPOConfig, Execution, SFTConfig
 from posttrain.core.models import load_causal_lm, load_reward_model
 from posttrain.train.dpo import train_dpo
+from posttrain.train.errors import TrainingInterrupted
 from posttrain.train.run import CONFIGS, train
+from posttrain.train.sft import train_sft
 
 pytestmark = pytest.mark.slow
 COMMON = {"learning_rate": 1e-4, "max_steps": 4, "global_batch_size": 8, "logging_steps": 1}
@@ -113,3 +116,30 @@ def test_launched_processes_get_their_rows_from_the_parent_and_share_the_referen
     for key in ("loss", "grad_norm", "num_tokens"):
         assert [row[key] for row in second] == pytest.approx([row[key] for row in first], rel=1e-5), key
     assert largest_difference(weights_of(tmp_path / "one"), weights_of(tmp_path / "two")) < 1e-5
+
+
+def test_a_signal_saves_in_all_processes_at_one_step(tiny_model_dir, tmp_path, metrics_of):
+    config = SFTConfig(**{**COMMON, "max_steps": 200, "global_batch_size": 10})
+
+    def stop_at_first(done, total):
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    execution = Execution(**CPU, processes=2)
+    with pytest.raises(TrainingInterrupted, match=r"SIGTERM came: training stopped after step \d+ of 200"):
+        train_sft(tiny_model_dir, completion_rows(10), tmp_path, config, 0, execution, stop_at_first)
+    assert signal.getsignal(signal.SIGTERM) == before
+    (saved,) = (tmp_path / "checkpoints").glob("checkpoint-*")
+    assert {path.name for path in saved.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    step = int(saved.name.removeprefix("checkpoint-"))
+    # One process goes on where two have stopped. Each step sees all ten rows.
+    result = train_sft(tiny_model_dir, completion_rows(10), tmp_path, config, 0, Execution(**CPU))
+    assert result["resumed_from"] == step < 200
+    rows = metrics_of(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 201))
+    assert [row["num_tokens"] for row in rows] == [number * rows[0]["num_tokens"] for number in range(1, 201)]
+    train_sft(tiny_model_dir, completion_rows(10), tmp_path / "straight", config, 0, Execution(**CPU))
+    straight = metrics_of(tmp_path / "straight")
+    for key in ("loss", "learning_rate"):
+        assert [row[key] for row in rows] == pytest.approx([row[key] for row in straight], rel=1e-3), key
