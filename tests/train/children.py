@@ -85,9 +85,9 @@ def die_in_save(count):
 
 
 def die_in_final_save():
-    from posttrain.train import trainer
+    from posttrain.train import saving
 
-    _before(trainer, "save_model", _die_at(1))
+    _before(saving, "save_model", _die_at(1))
 
 
 def fill_disk_after_first_checkpoint(num_bytes):

@@ -4,7 +4,7 @@ from safetensors.torch import load_file, save_file
 from training_data import completion_rows, preference_rows
 
 from posttrain.config import LoraConfig, RewardModelConfig, SFTConfig
-from posttrain.train import trainer
+from posttrain.train import saving
 from posttrain.train.errors import TrainError
 from posttrain.train.reward_model import train_reward_model
 from posttrain.train.sft import train_sft
@@ -14,7 +14,7 @@ SMALL = {"learning_rate": 1e-3, "max_steps": 2, "global_batch_size": 4}
 
 def save_with(change):
     """Save as always, then let `change` spoil what is on disk."""
-    whole = trainer.save_model
+    whole = saving.save_model
 
     def save(model, tokenizer, out_dir):
         whole(model, tokenizer, out_dir)
@@ -47,7 +47,7 @@ SPOILED = [
 
 @pytest.mark.parametrize(("change", "message"), SPOILED)
 def test_a_folder_that_is_not_the_trained_model_is_refused(change, message, tiny_model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "save_model", save_with(change))
+    monkeypatch.setattr(saving, "save_model", save_with(change))
     config = SFTConfig(**SMALL, checkpoint_steps=2)
     with pytest.raises(TrainError, match=message):
         train_sft(tiny_model_dir, completion_rows(8), tmp_path, config, seed=0)
@@ -65,6 +65,6 @@ def test_reward_models_are_read_back_too(lora, tiny_model_dir, tmp_path, monkeyp
 
     config = RewardModelConfig(**SMALL, lora=lora)
     assert train_reward_model(tiny_model_dir, preference_rows(8), tmp_path / "good", config, seed=0)["steps"] == 2
-    monkeypatch.setattr(trainer, "save_model", save_with(shift_head))
+    monkeypatch.setattr(saving, "save_model", save_with(shift_head))
     with pytest.raises(TrainError, match="gives other outputs than the trained one"):
         train_reward_model(tiny_model_dir, preference_rows(8), tmp_path / "bad", config, seed=0)
