@@ -48,7 +48,7 @@ ANSWERS = LengthMix(60, 256)
 SHORTEST_PROMPT, LONGEST_PROMPT = 32, 128
 BATCH = 8
 RATE = 1e-4
-MICRO_BATCHES = (8, 4, 2, 1)
+MICRO_BATCHES = (8, 4, 2)
 KINDS = ("dpo", "sft", "reward_model")
 Row = dict[str, Any]
 Run = Callable[[], tuple[float, list[float]]]
@@ -207,11 +207,10 @@ def compare(folder: Path, kind: str, dtypes: list[str], runs: int, steps: int) -
         sides[dtype, "ours"], sides[dtype, f"TRL, {best}"] = job.ours(dtype), tried[best]
     rates: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
     losses: dict[tuple[str, str], list[float]] = {}
-    for number in range(runs + 1):  # the first warms up
+    for _ in range(runs):
         for side, run in sides.items():
-            seconds_taken, losses[side] = run()
-            if number:
-                rates[side].append(job.num_tokens / seconds_taken)
+            seconds_taken, losses[side] = run()  # of which the first step only warms up
+            rates[side].append(job.num_tokens / seconds_taken)
     peaks = {dtype: workload.matmul_peak(getattr(torch, dtype)) for dtype in dtypes}
     for (dtype, name), values in rates.items():
         rate = statistics.median(values)
@@ -247,7 +246,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, help="one of the comparisons")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--memory", action="store_true", help="peak memory of a step instead of speed")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[workload.VOCABULARY])
     parser.add_argument("--side", choices=("ours", "TRL"), help=argparse.SUPPRESS)
