@@ -45,7 +45,7 @@ class TrainConfig(Section):
     max_steps: PositiveInt | None = None
     """Optimizer steps; give this or epochs."""
     global_batch_size: PositiveInt = 128
-    """Rows (pairs for DPO and reward models) per optimizer step, over all devices."""
+    """Rows per optimizer step, over all devices: conversations, pairs, or rankings, which count as one."""
     device_batch_size: PositiveInt | None = how(None)
     """Most rows per forward pass on one device; as many as device_batch_tokens hold when absent."""
     device_batch_tokens: PositiveInt = how(8192)

@@ -90,7 +90,7 @@ def train_dpo(
     identity = fingerprint(dataset)
     job.seed_everything()
     model = starting_policy(job)
-    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id, job)
+    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
     reference = reference_of(model, forward, collate, identity, job)
     collate = PairCollator(dataset, tokenizer.pad_token_id, forward.packs, reference)
     plan = plan_steps(len(dataset), config)
@@ -108,7 +108,7 @@ def train_dpo(
     return run(job, trainer, tokenizer, intake, identity, collate.probe())
 
 
-def prepare_forward(model: Any, dataset: Dataset, pad_id: int, job: Job) -> tuple[Forward, PairCollator]:
+def prepare_forward(model: Any, dataset: Dataset, pad_id: int) -> tuple[Forward, PairCollator]:
     """Choose how pairs go through the model, and the collator that lays them out so."""
     longest = PairCollator(dataset, pad_id, packed=True).longest
     forward = Forward(model, int(longest.max()))
