@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from posttrain.core.errors import ModelError
 from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import Forward
+from posttrain.train.forward import Forward, prepare_forward
 from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch
 from posttrain.train.losses import divergences, token_logprobs
-from posttrain.train.sft import RowCollator, SFTTrainer, prepare_forward, tokenize_rows
+from posttrain.train.sft import RowCollator, SFTTrainer, tokenize_rows
 from posttrain.train.shared import tokenized
 from posttrain.train.start import starting_policy
 from posttrain.train.trainer import (
@@ -88,7 +89,8 @@ def train_distill(
     job.seed_everything()
     plan = plan_steps(len(dataset), config)
     model = starting_policy(job)
-    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
+    make = partial(RowCollator, dataset, tokenizer.pad_token_id)
+    forward, collate = prepare_forward(model, make)
     trainer = DistillTrainer(
         model=model,
         args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
@@ -101,10 +103,10 @@ def train_distill(
     if teacher_dir is not None:
         # Only read, so it may stand in the compute type of the run.
         teacher = load_causal_lm(teacher_dir, dtype=config.dtype, device=job.device)
-        teaching, _ = prepare_forward(teacher, dataset, tokenizer.pad_token_id)
+        teaching, _ = prepare_forward(teacher, make)
         if forward.packs != teaching.packs:
             forward.why_padded = teaching.why_padded = forward.why_padded or f"the teacher: {teaching.why_padded}"
-            collate = RowCollator(dataset, tokenizer.pad_token_id, packed=False)
+            collate = make(packed=False)
         trainer.teach_from(teacher, teaching, len(tokenizer))
         identity["teacher"] = model_hash(teacher_dir) if config.checkpoint_steps else None
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)

@@ -11,10 +11,10 @@ Shapes: B pairs, N learned positions of both sides.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import trl
 from datasets import Dataset
@@ -28,7 +28,7 @@ from posttrain.train.batches import Array, EpochLoader, whole_pass
 from posttrain.train.checkpoints import FOLDER
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import Forward
+from posttrain.train.forward import Forward, prepare_forward
 from posttrain.train.guards import PreferenceWatch
 from posttrain.train.kinds import Progress
 from posttrain.train.launch import launch, needs_launch
@@ -90,7 +90,7 @@ def train_dpo(
     identity = fingerprint(dataset)
     job.seed_everything()
     model = starting_policy(job)
-    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
+    forward, collate = prepare_forward(model, partial(PairCollator, dataset, tokenizer.pad_token_id))
     reference = reference_of(model, forward, collate, identity, job)
     collate = PairCollator(dataset, tokenizer.pad_token_id, forward.packs, reference)
     plan = plan_steps(len(dataset), config)
@@ -106,15 +106,6 @@ def train_dpo(
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trainer.check_start(job)
     return run(job, trainer, tokenizer, intake, identity, collate.probe())
-
-
-def prepare_forward(model: Any, dataset: Dataset, pad_id: int) -> tuple[Forward, PairCollator]:
-    """Choose how pairs go through the model, and the collator that lays them out so."""
-    longest = PairCollator(dataset, pad_id, packed=True).longest
-    forward = Forward(model, int(longest.max()))
-    rows = np.argsort(longest)[-2:].tolist()
-    forward.compare(*(PairCollator(dataset, pad_id, packed).part(rows) for packed in (True, False)))
-    return forward, PairCollator(dataset, pad_id, forward.packs)
 
 
 def reference_of(model: Any, forward: Forward, collate: PairCollator, rows: Any, job: Job) -> Array:

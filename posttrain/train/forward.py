@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from posttrain.core.packing import Pack
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
 from posttrain.core.shared_prefix import only_at, why_not_packed
+from posttrain.train.batches import Array
 from posttrain.train.head import fused_logprobs
 
 Part = dict[str, Any]
@@ -212,6 +214,30 @@ class Forward:
                 if not getattr(self._model, "is_activation_checkpointing", False):  # which runs a layer a second time
                     stack.enter_context(only_at(self._model, places_N.unique()))
             return model(**inputs, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+class Rows(Protocol):
+    """What lays rows out for a forward pass; `longest` are the tokens of each row's longest sequence."""
+
+    longest: Array
+
+    def part(self, numbers: list[int]) -> Part: ...
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def prepare_forward(model: Any, make: Callable[[bool], R]) -> tuple[Forward, R]:
+    """Choose how rows go through a model, and give what lays them out so.
+
+    Args:
+        make: makes it, for packs or for padded rows.
+    """
+    packed = make(True)
+    forward = Forward(model, int(packed.longest.max()))
+    rows = np.argsort(packed.longest)[-2:].tolist()
+    forward.compare(packed.part(rows), make(False).part(rows))
+    return forward, packed if forward.packs else make(False)
 
 
 def to_device(part: Part, device: Any) -> Part:

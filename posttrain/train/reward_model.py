@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import trl
-from datasets import Dataset
 from torch import Tensor, nn
 
 from posttrain.config import Execution, RewardModelConfig
@@ -25,7 +24,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt, prompt_id
 from posttrain.core.models import check_model_dir, load_reward_model
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import Forward
+from posttrain.train.forward import prepare_forward
 from posttrain.train.kinds import Progress
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch, ExactTrainer
@@ -88,7 +87,7 @@ def train_reward_model(
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     job.seed_everything()
     model = starting_reward_model(job)
-    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
+    forward, collate = prepare_forward(model, partial(RankingCollator, dataset, tokenizer.pad_token_id))
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
@@ -102,15 +101,6 @@ def train_reward_model(
     if not trainer.is_world_process_zero():
         return _apart(trained)
     return {**_apart(trained), **report_on(rankings_to_pairs(held_out), job, tokenizer)}
-
-
-def prepare_forward(model: Any, dataset: Dataset, pad_id: int) -> tuple[Forward, RankingCollator]:
-    """Choose how rankings go through the model, and the collator that lays them out so."""
-    longest = RankingCollator(dataset, pad_id, packed=True).longest
-    forward = Forward(model, int(longest.max()))
-    rows = np.argsort(longest)[-2:].tolist()
-    forward.compare(*(RankingCollator(dataset, pad_id, packed).part(rows) for packed in (True, False)))
-    return forward, RankingCollator(dataset, pad_id, forward.packs)
 
 
 def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:

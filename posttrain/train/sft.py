@@ -6,6 +6,7 @@ Shapes: B rows, T tokens of a row, N supervised positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from posttrain.core.formats import normalize_prompt
 from posttrain.core.models import check_model_dir
 from posttrain.train.batches import Array, Ragged, Step, split_fillers
 from posttrain.train.fingerprint import fingerprint
-from posttrain.train.forward import Forward
+from posttrain.train.forward import prepare_forward
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.launch import launch, needs_launch
@@ -81,7 +82,7 @@ def train_sft(
         return launch("sft", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
     job.seed_everything()
     model = starting_policy(job)
-    forward, collate = prepare_forward(model, dataset, tokenizer.pad_token_id)
+    forward, collate = prepare_forward(model, partial(RowCollator, dataset, tokenizer.pad_token_id))
     plan = plan_steps(len(dataset), config)
     trainer = SFTTrainer(
         model=model,
@@ -93,15 +94,6 @@ def train_sft(
     restore_forward(trainer.model)
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     return run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
-
-
-def prepare_forward(model: Any, dataset: Dataset, pad_id: int) -> tuple[Forward, RowCollator]:
-    """Choose how rows go through the model, and the collator that lays them out so."""
-    longest = RowCollator(dataset, pad_id, packed=True).sizes
-    forward = Forward(model, int(longest.max()))
-    rows = np.argsort(longest)[-2:].tolist()
-    forward.compare(*(RowCollator(dataset, pad_id, packed).part(rows) for packed in (True, False)))
-    return forward, RowCollator(dataset, pad_id, forward.packs)
 
 
 def tokenize_rows(
@@ -164,6 +156,7 @@ class RowCollator:
         self._pad_id = pad_id
         self._packed = packed
         self.sizes: Array = self._ids.lengths()
+        self.longest = self.sizes
 
     def probe(self) -> list[int]:
         """Return the tokens of the longest row, up to 256 of them."""

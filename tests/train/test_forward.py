@@ -1,5 +1,7 @@
 """Rows in packs give what each gives alone, and models that packs cannot hold are run padded."""
 
+from functools import partial
+
 import pytest
 import torch
 from training_data import completion_rows, preference_rows
@@ -16,9 +18,9 @@ from posttrain.config import DPOConfig, SFTConfig
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.models import load_causal_lm
 from posttrain.train.dpo import train_dpo
-from posttrain.train.forward import Forward
+from posttrain.train.forward import Forward, prepare_forward
 from posttrain.train.pairs import PairCollator, tokenize_pairs
-from posttrain.train.sft import IGNORED, prepare_forward, tokenize_rows, train_sft
+from posttrain.train.sft import IGNORED, RowCollator, tokenize_rows, train_sft
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "initializer_range": 0.3}  # fmt: skip
@@ -32,7 +34,7 @@ def alone(model, ids):
 def test_a_packed_row_has_the_logprobs_of_the_row_alone(tiny_model_dir, tiny_tokenizer):
     model = load_causal_lm(tiny_model_dir)
     dataset, _ = tokenize_rows(completion_rows(12), tiny_tokenizer, SFTConfig(max_steps=1))
-    forward, collate = prepare_forward(model, dataset, tiny_tokenizer.pad_token_id)
+    forward, collate = prepare_forward(model, partial(RowCollator, dataset, tiny_tokenizer.pad_token_id))
     assert forward.packs
     part = collate.part(list(range(12)))
     assert part["ids"].shape == (1, sum(len(row["input_ids"]) for row in dataset))
@@ -84,7 +86,7 @@ def test_what_packs_cannot_hold_is_padded_and_learns_the_same(kind, tiny_tokeniz
     config = SFTConfig(learning_rate=1e-3, max_steps=1, global_batch_size=4, logging_steps=1)
     dataset, _ = tokenize_rows(completion_rows(4), load_tokenizer(folder), config)
     model = load_causal_lm(folder)
-    forward, _ = prepare_forward(model, dataset, tiny_tokenizer.pad_token_id)
+    forward, _ = prepare_forward(model, partial(RowCollator, dataset, tiny_tokenizer.pad_token_id))
     assert not forward.packs and ("window" in forward.why_padded or "caps" in forward.why_padded)
     wanted, count = 0.0, 0
     for row in dataset:
@@ -105,7 +107,8 @@ def test_a_model_whose_packs_come_out_wrong_is_padded(tiny_model_dir, tiny_token
         return hidden * 1.01 if "pack" in part else hidden
 
     monkeypatch.setattr(Forward, "hidden_at", off)
-    forward, collate = prepare_forward(load_causal_lm(tiny_model_dir), dataset, tiny_tokenizer.pad_token_id)
+    make = partial(RowCollator, dataset, tiny_tokenizer.pad_token_id)
+    forward, collate = prepare_forward(load_causal_lm(tiny_model_dir), make)
     assert "off by 0.01" in forward.why_padded
     assert collate.part([0, 1])["ids"].shape[0] == 2
 
