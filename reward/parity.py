@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from posttrain.core.shared_prefix import UnsupportedModel, why_not_packed
+from posttrain.core.shared_prefix import UnsupportedModel, rounding_limit, why_not_packed
 from reward.forward import Ids, head_scores, last_token_hidden, packed_hidden, padded_hidden
 from reward.noise import MOST_ROWS, spread
 
@@ -26,12 +26,6 @@ _ROWS_FOR_ONE_COMPARED = 128
 _TOKENS_FOR_ONE_COMPARED = 20
 # In low precision the largest difference of a few rows says little about the others.
 _LEAST_ROWS, _LEAST_ROWS_LOW_PRECISION = 4, 16
-# Allowed distance of two hidden states as a share of their length: at least 1e-4, else so many roundings a layer.
-# Measured: 6e-7 in float32; 0.011 in bfloat16 with 8 layers, where 0.088 are allowed; 1.6 where a completion does not
-# see its prompt.
-_LEAST_TOLERANCE = 1e-4
-_ROUNDINGS = 4
-
 _known: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
 
 
@@ -143,16 +137,10 @@ def _packed_like(
     except (UnsupportedModel, TypeError) as error:  # TypeError: a layer that takes no further arguments
         return None, _warned(str(error))
     distance_B = (packed_BW.float() - alone_BW.float()).norm(dim=1) / alone_BW.float().norm(dim=1)
-    distance, allowed = float(distance_B.max()), _allowed(model, packed_BW.dtype)
+    distance, allowed = float(distance_B.max()), rounding_limit(model, packed_BW.dtype)
     if not distance <= allowed:
         return None, _warned(f"its hidden states in packs are off by {distance:.2g} (limit {allowed:.2g})")
     return packed_BW, None
-
-
-def _allowed(model: PreTrainedModel, dtype: torch.dtype) -> float:
-    """Give the largest distance that rounding explains: it adds up over layers as a random walk does."""
-    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", 1)
-    return max(_LEAST_TOLERANCE, _ROUNDINGS * torch.finfo(dtype).eps * math.sqrt(num_layers))
 
 
 def _in_order(parts: Iterable[tuple[list[int], Tensor]]) -> Tensor:

@@ -26,7 +26,7 @@ from posttrain.train.forward import Forward, prepare_forward
 from posttrain.train.kinds import Progress, check_training_rows
 from posttrain.train.launch import launch, needs_launch
 from posttrain.train.loop import Batch
-from posttrain.train.losses import divergences, token_logprobs
+from posttrain.train.losses import divergences, entropy_and_hits, token_logprobs
 from posttrain.train.sft import RowCollator, SFTTrainer, tokenize_rows
 from posttrain.train.shared import tokenized
 from posttrain.train.start import starting_policy
@@ -108,7 +108,7 @@ def train_distill(
             forward.why_padded = teaching.why_padded = forward.why_padded or f"the teacher: {teaching.why_padded}"
             collate = make(packed=False)
         trainer.teach_from(teacher, teaching, len(tokenizer))
-        identity["teacher"] = model_hash(teacher_dir) if config.checkpoint_steps else None
+        identity["teacher"] = model_hash(teacher_dir)  # a signal leaves a checkpoint whatever the config says
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     return run(job, trainer, tokenizer, intake, identity, collate.probe())
 
@@ -165,9 +165,8 @@ class DistillTrainer(SFTTrainer):
         tokens, weights_N = counts[0].clamp(min=1), batch["weights"]
         self.measure_lengths(batch)
         logits_NV = self._forward.logits_at(model, batch, batch["places"])
-        cross_entropy = -(token_logprobs(logits_NV, batch["targets"]) * weights_N).sum() / tokens
         if self.logs_next:
-            self._measure(logits_NV.detach().float(), batch)
+            self.measure_tokens(*entropy_and_hits(logits_NV, batch["targets"]), weights_N)
         with torch.no_grad(), self._teaching.attention():
             teacher_NV = self._teaching.logits_at(self._teacher, batch, batch["places"])
         values_N = divergences(
@@ -177,10 +176,5 @@ class DistillTrainer(SFTTrainer):
         self.meter("loss/divergence", divergence, weights_N.sum())
         if config.ce_weight == 0.0:
             return divergence / tokens
-        return (1.0 - config.ce_weight) * divergence / tokens + config.ce_weight * cross_entropy
-
-    def _measure(self, logits_NV: Tensor, batch: Batch) -> None:
-        weights_N, logprobs_NV = batch["weights"], logits_NV.log_softmax(dim=-1)
-        self.meter("entropy", -((logprobs_NV.exp() * logprobs_NV).sum(dim=-1) * weights_N).sum(), weights_N.sum())
-        is_best_N = (logits_NV.argmax(dim=-1) == batch["targets"]).float()
-        self.meter("mean_token_accuracy", (is_best_N * weights_N).sum(), weights_N.sum())
+        cross_entropy = -(token_logprobs(logits_NV, batch["targets"]) * weights_N).sum()
+        return ((1.0 - config.ce_weight) * divergence + config.ce_weight * cross_entropy) / tokens

@@ -111,7 +111,7 @@ def train_dpo(
 def reference_of(model: Any, forward: Forward, collate: PairCollator, rows: Any, job: Job) -> Array:
     """Return the reference's log-probs from disk, computing them where they are not there."""
     folder = job.out_dir / FOLDER
-    key = reference_key(model_hash(job.model_dir), rows, job.config.dtype)
+    key = reference_key(model_hash(job.model_dir), rows, "nf4" if job.in_4bit else job.config.dtype)
     num_tokens = int(collate.num_learned.sum())
     found = find_reference(folder, key, num_tokens)
     if found is None:
@@ -134,11 +134,11 @@ def reference_of(model: Any, forward: Forward, collate: PairCollator, rows: Any,
 class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     """TRL's trainer on tokenised pairs, with exact masks, exact normalisation and a reference that is not resident."""
 
+    _train_config: DPOConfig
     _watch: PreferenceWatch
 
     def prepare_loop(self, config: DPOConfig, loader: EpochLoader, forward: Forward) -> None:  # type: ignore[override]
         super().prepare_loop(config, loader, forward)
-        self._config = config
         self._watch = PreferenceWatch(
             config.max_chosen_drop,
             config.loss in ("sigmoid", "sigmoid_norm"),
@@ -165,7 +165,7 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         self.model.train(was_training)
         reward = float(torch.cat([pairs["chosen_rewards"], pairs["rejected_rewards"]]).abs().max())
         loss = float(pairs["losses"].mean())
-        expected = loss_at_reference(self._config.loss, self._config.beta)
+        expected = loss_at_reference(self._train_config.loss, self._train_config.beta)
         limit = self._start_tolerance(batch)
         if not (reward <= limit and abs(loss - expected) <= limit * max(1.0, expected)):
             raise TrainError(
@@ -177,9 +177,10 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     def _start_tolerance(self, batch: Batch) -> float:
         """Return 1e-5, or more where sums are so large that the compute type cannot hold that."""
         largest = float(sum_by_row(batch["reference"].abs(), batch["owner"], 2 * len(batch["weights"])).max())
-        in_4bit = self._config.lora is not None and self._config.lora.load_in_4bit  # whose products are bfloat16
-        epsilon = 2.0**-22 if self._config.dtype == "float32" and not in_4bit else 2.0**-9
-        return max(1e-5, epsilon * self._config.beta * largest)
+        config = self._train_config
+        in_4bit = config.lora is not None and config.lora.load_in_4bit  # whose products are bfloat16
+        epsilon = 2.0**-22 if config.dtype == "float32" and not in_4bit else 2.0**-9
+        return max(1e-5, epsilon * config.beta * largest)
 
     def _compare(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the losses and rewards of each pair, and the parts they come from."""
@@ -188,11 +189,12 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         num_rows = 2 * len(batch["weights"])
         chosen_B, rejected_B = sum_by_row(logratios_N * batch["scored"], batch["owner"], num_rows).view(-1, 2).unbind(1)
         lengths_B2 = sum_by_row(batch["scored"], batch["owner"], num_rows).view(-1, 2)
-        losses_B = preference_losses(self._config.loss, self._config.beta, chosen_B, rejected_B, *lengths_B2.unbind(1))
+        config = self._train_config
+        losses_B = preference_losses(config.loss, config.beta, chosen_B, rejected_B, *lengths_B2.unbind(1))
         return {
             "losses": losses_B,
-            "chosen_rewards": self._config.beta * chosen_B.detach(),
-            "rejected_rewards": self._config.beta * rejected_B.detach(),
+            "chosen_rewards": self._train_config.beta * chosen_B.detach(),
+            "rejected_rewards": self._train_config.beta * rejected_B.detach(),
             "lengths": lengths_B2,
             "logprobs": logprobs_N,
             "logratios": logratios_N.detach(),
@@ -205,8 +207,8 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         loss = (pairs["losses"] * weights_B).sum() / counts[0]
         is_chosen_N = (batch["owner"] % 2 == 0).float() * weights_B[batch["owner"] // 2]
         nll = -(pairs["logprobs"] * is_chosen_N).sum()
-        if self._config.nll_weight > 0:
-            loss = loss + self._config.nll_weight * nll / counts[1].clamp(min=1)
+        if self._train_config.nll_weight > 0:
+            loss = loss + self._train_config.nll_weight * nll / counts[1].clamp(min=1)
         self._measure(pairs, batch, nll.detach(), is_chosen_N)
         return loss
 

@@ -12,7 +12,6 @@ Shapes: B rows, T positions, N wanted positions, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -24,15 +23,13 @@ from torch import Tensor, nn
 
 from posttrain.core.packing import Pack
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
-from posttrain.core.shared_prefix import only_at, why_not_packed
+from posttrain.core.shared_prefix import only_at, rounding_limit, why_not_packed
 from posttrain.train.batches import Array
 from posttrain.train.head import fused_logprobs
+from posttrain.train.losses import entropy_and_hits, token_logprobs
 
 Part = dict[str, Any]
 """What `make_part` gives, on the model's device."""
-
-# Allowed distance of two hidden states as a share of their length: 1e-4, or so many roundings a layer.
-_TOLERANCE, _ROUNDINGS = 1e-4, 4
 
 
 class Forward:
@@ -80,8 +77,7 @@ class Forward:
                 with self.attention():
                     together_NH = self.hidden_at(self._model, packed, packed["places"])
             distance = float(((together_NH - alone_NH).norm(dim=1) / alone_NH.norm(dim=1)).max())
-            layers = getattr(self._model.config.get_text_config(), "num_hidden_layers", 1)
-            limit = max(_TOLERANCE, _ROUNDINGS * torch.finfo(alone_NH.dtype).eps * math.sqrt(layers))
+            limit = rounding_limit(self._model, alone_NH.dtype)
             if not distance <= limit:
                 self.why_padded = f"hidden states in packs are off by {distance:.2g} (limit {limit:g})"
         except (UnsupportedModel, TypeError) as error:  # TypeError: a layer that takes no further arguments
@@ -160,14 +156,11 @@ class Forward:
             hidden_NH = self.hidden_at(model, part, places_N)
             weight_VH, bias_V = self.head.weight, getattr(self.head, "bias", None)
             return fused_logprobs(hidden_NH, weight_VH, bias_V, targets_N, measure)  # type: ignore[arg-type]
-        logits_NV = self.logits_at(model, part, places_N).float()
-        logprobs_NV = logits_NV.log_softmax(dim=-1)
-        logprobs_N = logprobs_NV.gather(1, targets_N[:, None])[:, 0]
+        logits_NV = self.logits_at(model, part, places_N)
+        logprobs_N = token_logprobs(logits_NV, targets_N)
         if not measure:
             return logprobs_N, logprobs_N.new_empty(0), logprobs_N.new_empty(0)
-        with torch.no_grad():
-            entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(dim=-1)
-            return logprobs_N, entropy_N, (logits_NV.argmax(dim=-1) == targets_N).float()
+        return logprobs_N, *entropy_and_hits(logits_NV, targets_N)
 
     @property
     def _scores(self) -> bool:

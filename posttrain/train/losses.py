@@ -36,6 +36,14 @@ def token_logprobs(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return -F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
 
 
+@torch.no_grad()
+def entropy_and_hits(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the entropy at each position, in nats, and 1 where the target is the most likely token, both float32."""
+    logprobs_NV = logits_NV.float().log_softmax(dim=-1)
+    entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(dim=-1)
+    return entropy_N, (logprobs_NV.argmax(dim=-1) == targets_N).float()
+
+
 def sum_by_row(values_N: Tensor, row_N: Tensor, num_rows: int) -> Tensor:
     """Add the values of each row: values_B[b] = sum of values_N where row_N == b."""
     return values_N.new_zeros(num_rows).index_add(0, row_N, values_N)

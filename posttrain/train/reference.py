@@ -26,7 +26,7 @@ def reference_key(model: str, rows: Any, dtype: str) -> str:
     Args:
         model: hash of the reference's weights.
         rows: fingerprint of the tokens and masks.
-        dtype: compute type.
+        dtype: compute type, or that of weights of fewer bits.
     """
     return content_hash({"model": model, "rows": rows, "dtype": dtype, "version": 1})
 

@@ -196,9 +196,13 @@ class SFTTrainer(ExactTrainer, trl.SFTTrainer):
         )
         self.measure_lengths(batch)
         if self.logs_next:
-            self.meter("entropy", (entropy_N * batch["weights"]).sum(), batch["weights"].sum())
-            self.meter("mean_token_accuracy", (is_best_N * batch["weights"]).sum(), batch["weights"].sum())
+            self.measure_tokens(entropy_N, is_best_N, batch["weights"])
         return -(logprobs_N * batch["weights"]).sum() / counts[0].clamp(min=1)
+
+    def measure_tokens(self, entropy_N: Tensor, is_best_N: Tensor, weights_N: Tensor) -> None:
+        """Meter what `entropy_and_hits` gives, under TRL's names."""
+        self.meter("entropy", (entropy_N * weights_N).sum(), weights_N.sum())
+        self.meter("mean_token_accuracy", (is_best_N * weights_N).sum(), weights_N.sum())
 
     def measure_lengths(self, batch: Batch) -> None:
         """Meter the learned tokens of a row under TRL's name."""

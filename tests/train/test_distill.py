@@ -1,5 +1,7 @@
 import math
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from posttrain.core.chat import encode_example, load_tokenizer
 from posttrain.core.errors import ModelError
 from posttrain.core.models import load_causal_lm
 from posttrain.train.distill import train_distill
-from posttrain.train.errors import TrainError
+from posttrain.train.errors import TrainError, TrainingInterrupted
 from posttrain.train.sft import train_sft
 
 COMMON = {"learning_rate": 1e-3, "max_steps": 3, "global_batch_size": 4, "logging_steps": 1}
@@ -105,3 +107,16 @@ def test_accumulation_changes_nothing(tiny_model_dir, teacher_dir, tmp_path, met
         losses.append([row["loss"] for row in metrics_of(tmp_path / str(size))])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert all(math.isfinite(loss) for loss in losses[0])
+
+
+def test_a_run_that_a_signal_stopped_goes_on_with_its_own_teacher_alone(tiny_model_dir, teacher_dir, tmp_path):
+    def stop(done, total):
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    rows, config = completion_rows(4), DistillConfig(**COMMON)
+    with pytest.raises(TrainingInterrupted):
+        train_distill(tiny_model_dir, teacher_dir, rows, tmp_path, config, seed=0, progress=stop)
+    with pytest.raises(TrainError, match="a run with other rows"):
+        train_distill(tiny_model_dir, tiny_model_dir, rows, tmp_path, config, seed=0)
+    assert train_distill(tiny_model_dir, teacher_dir, rows, tmp_path, config, seed=0)["resumed_from"] == 1
