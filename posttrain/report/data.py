@@ -121,7 +121,8 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     z = 1.959964
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # rounding must not leave a share of 0 or 1 outside its own interval
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def best_of_k_section(run: Run) -> Section:

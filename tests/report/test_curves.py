@@ -94,6 +94,9 @@ def test_wilsons_interval_worked_by_hand():
     # 0 of n: from 0 to z^2 / (n + z^2) = 3.8416 / 13.8416
     assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.27754), abs=1e-4)
     low, high = wilson_interval(0.2, 10)  # mirrored
+    for count in range(1, 400):  # never outside its own interval, not by rounding either: bars have lengths
+        assert wilson_interval(1.0, count)[1] == 1.0
+        assert wilson_interval(0.0, count)[0] == 0.0
     assert (1 - high, 1 - low) == pytest.approx(wilson_interval(0.8, 10))
 
 
