@@ -1,16 +1,14 @@
 """Attention over a pack: every segment sees itself causally, and a completion sees its whole prompt.
 
-Segments of like length go side by side, and all completions of a prompt meet its keys at once. The two parts are joined
-by their log-sum-exp, as Hydragen does (Juravsky et al. 2024, arXiv:2402.05099, section 3.1).
+Segments of like length go side by side (segment_layout.py), and all completions of a prompt meet its keys at once. The
+two parts are joined by their log-sum-exp, as Hydragen does (Juravsky et al. 2024, arXiv:2402.05099, section 3.1).
 
-Shapes: T tokens of a pack, S of them that see a prompt, N runs of a bucket, Q queries and K keys of a run (padded),
+Shapes: T tokens of a pack, S of them that stand in buckets, N runs of a bucket, Q queries and K keys of a run (padded),
 H heads, G heads of keys and values, D width of a head.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,128 +17,15 @@ from transformers import AttentionInterface
 
 from posttrain.core.attention import attend, join, unsupported
 from posttrain.core.errors import ModelError
-from posttrain.core.packing import Pack
+from posttrain.core.segment_layout import Bucket, Layout, Run, Runs, layout
 
 __all__ = ["NAME", "Layout", "UnsupportedModel", "layout"]
 
 NAME = "posttrain_shared_prefix"  # in AttentionInterface of transformers
-# Padding costs arithmetic, a bucket of its own costs calls: so large a share of a bucket's logits may be padding, or so
-# many of them whatever the share (a layer's calls take as long as about this many logits).
-_MOST_PADDING = 0.3
-_FREE_PADDING = 1 << 14
 
 
 class UnsupportedModel(ModelError):
     """Report a model that cannot be run over packs; padded batches serve it."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Hold the places of runs of like size, side by side; N runs, Q queries and K keys in the longest.
-
-    Attributes:
-        queries_NQ: after a run's end its last query.
-        keys_NK: likewise.
-        mask_N11K: 0, and minus infinity at keys after a run's end; None where all have K keys.
-        counts_NQ: 1, and 0 at queries after a run's end.
-    """
-
-    queries_NQ: Tensor
-    keys_NK: Tensor
-    mask_N11K: Tensor | None
-    counts_NQ: Tensor
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Hold the places of a pack's segments on the model's device.
-
-    Attributes:
-        own: segments, which see themselves causally.
-        own_order_T: the row of the queries of `own`, one bucket after the other, that holds each token.
-        prefixes: all queries that see a prompt, and the prompts.
-        prefix_order_S: the row of the queries of `prefixes` that holds each of the S tokens that see a prompt.
-        seeing_S: the places of these tokens.
-        learns: whether gradients are wanted, or numbers to compare with such as have them.
-    """
-
-    own: list[Bucket]
-    own_order_T: Tensor
-    prefixes: list[Bucket]
-    prefix_order_S: Tensor
-    seeing_S: Tensor
-    learns: bool = False
-
-
-Run = tuple[range, range]  # the places of queries, and of the keys that they see
-
-
-def layout(pack: Pack, device: torch.device, learns: bool = False) -> Layout:
-    """Lay out the segments of a pack for the attention function, once for all layers."""
-    own = [range(segment.start, segment.start + segment.length) for segment in pack.segments]
-    own_buckets, own_order = _buckets([(places, places) for places in own], device)
-    prefixes = _prefixes(pack)
-    prefix_buckets, prefix_order = _buckets(prefixes, device)
-    seeing = [place for queries, _ in prefixes for place in queries]
-    return Layout(
-        own_buckets,
-        torch.tensor([own_order[place] for place in range(len(pack.ids))], device=device),
-        prefix_buckets,
-        torch.tensor([prefix_order[place] for place in seeing], device=device, dtype=torch.long),
-        torch.tensor(seeing, device=device, dtype=torch.long),
-        learns,
-    )
-
-
-def _prefixes(pack: Pack) -> list[Run]:
-    queries: dict[tuple[int, int], range] = {}
-    for segment in pack.segments:
-        if segment.prefix is not None:
-            start = queries[segment.prefix].start if segment.prefix in queries else segment.start
-            queries[segment.prefix] = range(start, segment.start + segment.length)
-    return [(places, range(start, start + length)) for (start, length), places in queries.items()]
-
-
-def _buckets(runs: list[Run], device: torch.device) -> tuple[list[Bucket], dict[int, int]]:
-    """Put runs of like size together, and say in which row of all buckets' queries each query's place stands."""
-    grouped: list[list[Run]] = []
-    used = most_queries = most_keys = 0
-    for run in sorted(runs, key=lambda run: (-len(run[1]), -len(run[0]))):
-        size = len(run[0]) * len(run[1])
-        count = len(grouped[-1]) + 1 if grouped else 1
-        room = count * max(most_queries, len(run[0])) * max(most_keys, len(run[1]))
-        padding = room - used - size
-        if not grouped or padding > max(_MOST_PADDING * room, _FREE_PADDING):
-            grouped.append([])
-            used = most_queries = most_keys = 0
-        grouped[-1].append(run)
-        used += size
-        most_queries, most_keys = max(most_queries, len(run[0])), max(most_keys, len(run[1]))
-    order: dict[int, int] = {}
-    buckets, row = [], 0
-    for group in grouped:
-        num_queries, num_keys = (max(len(run[side]) for run in group) for side in (0, 1))
-        for queries, _ in group:
-            order.update(zip(queries, range(row, row + len(queries)), strict=True))
-            row += num_queries
-        queries_NQ, keys_NK = (_filled([run[side] for run in group], device) for side in (0, 1))
-        lengths_N = torch.tensor([len(keys) for _, keys in group], device=device)
-        mask_N11K = None
-        if int(lengths_N.min()) < num_keys:
-            hidden_NK = torch.arange(num_keys, device=device) >= lengths_N[:, None]
-            mask_N11K = torch.zeros(hidden_NK.shape, device=device).masked_fill_(hidden_NK, -math.inf)[:, None, None]
-        counts = torch.tensor([len(queries) for queries, _ in group], device=device)
-        counts_NQ = (torch.arange(num_queries, device=device) < counts[:, None]).float()
-        buckets.append(Bucket(queries_NQ, keys_NK, mask_N11K, counts_NQ))
-    return buckets, order
-
-
-def _filled(runs: list[range], device: torch.device) -> Tensor:
-    longest = max(map(len, runs))
-    return torch.tensor([[*places, *[places[-1]] * (longest - len(places))] for places in runs], device=device)
-
-
-# ---------------------------------------------------------------- attention
 
 
 def _attention(
@@ -174,36 +59,73 @@ def _joined(
     query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, layout: Layout, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Attend to own segment and prompt; return out_THD and the log-sum-exp of all logits, weight_TH."""
-    inputs = (query_THD, key_TGD, value_TGD, scale)
-    out_THD, weight_TH = _over(layout.own, layout.own_order_T, *inputs, causal=True)
-    if not layout.prefixes:
+    inputs = (query_THD, key_TGD, value_TGD)
+    own, prefixes = layout.own, layout.prefixes
+    out_THD, weight_TH = query_THD, query_THD
+    if own.buckets:
+        out_THD, weight_TH = _over(own, *inputs, scale, causal=True)
+    if own.alone:
+        out_THD, weight_TH = _spread(out_THD, weight_TH, own, query_THD)
+        for run in own.alone:
+            queries = _place(run[0])
+            out_THD[queries], weight_TH[queries] = _alone(run, *inputs, scale, causal=True)
+    for run in prefixes.alone:
+        queries = _place(run[0])
+        seen_QHD, seen_weight_QH = _alone(run, *inputs, scale, causal=False)
+        own_weight_QH = weight_TH[queries]
+        out_THD[queries] = join(out_THD[queries], own_weight_QH, seen_QHD, seen_weight_QH)
+        weight_TH[queries] = torch.logaddexp(own_weight_QH, seen_weight_QH)
+    if not prefixes.buckets:
         return out_THD, weight_TH
-    seen_SHD, seen_weight_SH = _over(layout.prefixes, layout.prefix_order_S, *inputs, causal=False)
-    places_S = layout.seeing_S
+    seen_SHD, seen_weight_SH = _over(prefixes, *inputs, scale, causal=False)
+    places_S = prefixes.places_S
     own_weight_SH = weight_TH[places_S]
     joined_SHD = join(out_THD[places_S], own_weight_SH, seen_SHD, seen_weight_SH)
     weight_SH = torch.logaddexp(own_weight_SH, seen_weight_SH)
     return out_THD.index_copy(0, places_S, joined_SHD), weight_TH.index_copy(0, places_S, weight_SH)
 
 
+def _spread(out_SHD: Tensor, weight_SH: Tensor, runs: Runs, query_THD: Tensor) -> tuple[Tensor, Tensor]:
+    """Make room for all tokens, and put what the buckets gave where it belongs."""
+    out_THD, weight_TH = torch.empty_like(query_THD), query_THD.new_empty(query_THD.shape[:2], dtype=torch.float32)
+    if runs.buckets:
+        out_THD.index_copy_(0, runs.places_S, out_SHD)
+        weight_TH.index_copy_(0, runs.places_S, weight_SH)
+    return out_THD, weight_TH
+
+
 def _over(
-    buckets: list[Bucket],
-    order: Tensor,
-    query_THD: Tensor,
-    key_TGD: Tensor,
-    value_TGD: Tensor,
-    scale: float,
-    causal: bool,
+    runs: Runs, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Attend bucket by bucket; return the outputs and the log-sum-exps of the rows that `order` lists."""
+    """Attend bucket by bucket; return out_SHD and weight_SH, the log-sum-exps."""
     outs, weights = [], []
-    for bucket in buckets:
+    for bucket in runs.buckets:
         query_NHQD, key_NGKD, value_NGKD = _taken(bucket, query_THD, key_TGD, value_TGD)
         mask = None if causal or bucket.mask_N11K is None else bucket.mask_N11K.to(query_NHQD.dtype)
         out, weight = attend(query_NHQD, key_NGKD, value_NGKD, scale, causal=causal, mask=mask)
         outs.append(out.transpose(1, 2).flatten(0, 1))
         weights.append(weight.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outs)[order], torch.cat(weights)[order]
+    return torch.cat(outs)[runs.order_S], torch.cat(weights)[runs.order_S]
+
+
+def _alone(
+    run: Run, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Attend for one run; return out_QHD and weight_QH."""
+    out, weight = attend(*_viewed(run, query_THD, key_TGD, value_TGD), scale, causal=causal)
+    return out[0].transpose(0, 1), weight[0].transpose(0, 1)
+
+
+def _viewed(run: Run, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """View a run's queries, keys and values as a batch of one."""
+    queries, keys = map(_place, run)
+    views = (query_THD[queries], key_TGD[keys], value_TGD[keys])
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in views)
+    return query, key, value
+
+
+def _place(places: range) -> slice:
+    return slice(places.start, places.stop)
 
 
 def _taken(bucket: Bucket, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,24 +153,41 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query_THD, key_TGD, value_TGD, out_THD, weight_TH = ctx.saved_tensors
-        grads = [torch.zeros_like(tensor) for tensor in (query_THD, key_TGD, value_TGD)]
-        grad_THD = grad_THD.float()
-        layout = ctx.layout
-        for bucket, causal in [(b, True) for b in layout.own] + [(b, False) for b in layout.prefixes]:
-            taken = _taken(bucket, query_THD, key_TGD, value_TGD)
-            grad_NHQD, out_NHQD = (x[bucket.queries_NQ].transpose(1, 2) for x in (grad_THD, out_THD))
-            grad_NHQD = grad_NHQD * bucket.counts_NQ[:, None, :, None]  # a query that fills up a run has no gradient
-            weight_NHQ = weight_TH[bucket.queries_NQ].transpose(1, 2)
-            mask = None if causal or bucket.mask_N11K is None else bucket.mask_N11K
-            if mask is not None:
-                mask = mask.expand(-1, 1, bucket.queries_NQ.shape[1], -1)
-            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad_NHQD, *taken, out_NHQD, weight_NHQ, 0.0, causal, attn_mask=mask, scale=ctx.scale
-            )
-            for grad, part, places in zip(grads, found, (bucket.queries_NQ, *[bucket.keys_NK] * 2), strict=True):
-                grad.index_add_(0, places.flatten(), part.transpose(1, 2).flatten(0, 1))
+        *inputs, out_THD, weight_TH = ctx.saved_tensors
+        grads = [torch.zeros_like(tensor) for tensor in inputs]
+        given = (grad_THD.float(), out_THD)
+        for runs, causal in ((ctx.layout.own, True), (ctx.layout.prefixes, False)):
+            for run in runs.alone:
+                queries, keys = map(_place, run)
+                grad, out = (x[queries].transpose(0, 1)[None] for x in given)
+                found = _back(_viewed(run, *inputs), grad, out, weight_TH[queries].T[None], causal, None, ctx.scale)
+                for total, part, places in zip(grads, found, (queries, keys, keys), strict=True):
+                    total[places] += part[0].transpose(0, 1)
+            for bucket in runs.buckets:
+                grad_NHQD, out_NHQD = (x[bucket.queries_NQ].transpose(1, 2) for x in given)
+                grad_NHQD = grad_NHQD * bucket.counts_NQ[:, None, :, None]  # a query that fills up a run has none
+                weight_NHQ = weight_TH[bucket.queries_NQ].transpose(1, 2)
+                mask = None if causal or bucket.mask_N11K is None else bucket.mask_N11K
+                if mask is not None:
+                    mask = mask.expand(-1, 1, bucket.queries_NQ.shape[1], -1)
+                found = _back(_taken(bucket, *inputs), grad_NHQD, out_NHQD, weight_NHQ, causal, mask, ctx.scale)
+                for total, part, at in zip(grads, found, (bucket.queries_NQ, *[bucket.keys_NK] * 2), strict=True):
+                    total.index_add_(0, at.flatten(), part.transpose(1, 2).flatten(0, 1))
         return (*(grad.to(ctx.dtype) for grad in grads), None, None)
+
+
+def _back(
+    inputs: tuple[Tensor, Tensor, Tensor],
+    grad: Tensor,
+    out: Tensor,
+    weight: Tensor,
+    causal: bool,
+    mask: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients of queries, keys and values from those of the output."""
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return fused(grad, *inputs, out, weight, 0.0, causal, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
 
 
 AttentionInterface.register(NAME, _attention)

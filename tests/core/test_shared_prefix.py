@@ -14,7 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from posttrain.core import attention, segment_attention
+from posttrain.core import attention, segment_attention, segment_layout
 from posttrain.core.models import load_reward_model
 from posttrain.core.packing import shared_prefix_packs
 from posttrain.core.shared_prefix import UnsupportedModel, hidden_states, last_hidden_states, why_not_packed
@@ -106,6 +106,27 @@ def test_gradients_are_those_of_the_rows(rows):
     assert len(plain) > 20 and packed.keys() == plain.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(packed[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("most_shared", [0, 400, 1 << 30])
+def test_runs_taken_as_they_lie_and_runs_in_buckets_learn_the_same(most_shared, rows, monkeypatch):
+    """All alone, the longer ones (of more than 20 tokens) alone, none alone; against attention without a fused call."""
+    monkeypatch.setattr(segment_layout, "_MOST_SHARED", most_shared)
+    (pack,) = shared_prefix_packs(*rows, 1000)
+    cpu = torch.device("cpu")
+    learned, plain = segment_layout.layout(pack, cpu, learns=True), segment_layout.layout(pack, cpu)
+    num_alone = sum(segment.length**2 > most_shared for segment in pack.segments)
+    assert len(learned.own.alone) == num_alone and not plain.own.alone
+    assert (num_alone > 0, len(learned.own.buckets) > 0) == (most_shared < 1 << 30, most_shared > 0)
+    torch.manual_seed(0)
+    tensors = [torch.randn(1, heads, len(pack.ids), 8, requires_grad=True) for heads in (4, 2, 2)]
+    weight = torch.randn(1, len(pack.ids), 4, 8)
+    found = []
+    for places in (learned, plain):
+        out, _ = segment_attention._attention(torch.nn.Identity(), *tensors, None, scaling=0.4, shared_prefix=places)
+        found.append([out, *torch.autograd.grad((out * weight).sum(), tensors)])
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [True, False])
