@@ -74,8 +74,8 @@ def _hub_models(value: Any) -> Iterator[HubModel]:
     elif isinstance(value, Section):
         for name in type(value).model_fields:
             yield from _hub_models(getattr(value, name))
-    elif isinstance(value, tuple):
-        for item in value:
+    elif isinstance(value, tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _hub_models(item)
 
 
