@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from posttrain.core.formats import normalize_prompt
 from posttrain.core.models import load_causal_lm
 from posttrain.engines import device_of, use_threads
 from posttrain.evaluate.drift import drift_measures
+from posttrain.evaluate.pairing import completion_text
 from posttrain.stages import StageCall
 
 Row = dict[str, Any]
@@ -37,16 +38,24 @@ def drift(call: StageCall, limits: DriftConfig, round: int) -> dict[str, Any]:
 def _kl_per_token(call: StageCall, rows: Sequence[Row]) -> float | None:
     """Estimate KL(policy ‖ base) per token from the policy's own samples: the mean log-ratio of what it said.
 
+    The first answer to each prompt is read, for the time it takes; empty ones, which templates refuse, are left out.
     Unbiased where the answers were drawn at temperature 1 from the whole vocabulary; otherwise the samples are likelier
     than the policy's own, and the number is one to compare between rounds. None where nothing was said.
     """
     tokenizer = load_tokenizer(call.inputs["policy"])
-    tokens = [_sampled(tokenizer, row, call.template_date) for row in rows]
+    tokens = [_sampled(tokenizer, row, call.template_date) for row in _first_answers(rows)]
     num_sampled = sum(sum(mask) for _, mask in tokens)
     if not num_sampled:
         return None
     of_policy, of_base = (_summed_logprobs(call, call.inputs[name], tokens) for name in ("policy", "base"))
     return (of_policy - of_base) / num_sampled
+
+
+def _first_answers(rows: Iterable[Row]) -> list[Row]:
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row["prompt_id"], row)
+    return [row for row in first.values() if completion_text(row).strip()]
 
 
 def _sampled(tokenizer: Any, row: Row, date: str | None) -> Tokens:
