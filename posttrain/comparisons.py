@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from posttrain.config import EndpointModel, LLMJudge, RewardModelJudge, RubricJudge
 from posttrain.core.errors import PosttrainError
 from posttrain.functions import function_content
-from posttrain.recipe import TRAINED_AGAINST, Recipe
+from posttrain.recipe import TRAINED_AGAINST, Recipe, trained_against
 from posttrain.recipe_file import RecipeError
 from posttrain.runner import Runner
 from posttrain.sources import Teacher, derive_seed, import_model, sampling_of, text_content
@@ -70,6 +70,23 @@ def win_rate(
     return run.stage(label, "win_rate", {"a": scores[0], "b": scores[1]}, **settings)
 
 
+def is_trained_against(recipe: Recipe, run: Runner, reward_model: Artifact | None) -> bool:
+    """Tell, by content, whether the gate's judge is the reward model that the policy is trained against.
+
+    Raises:
+        RecipeError: It is, under another path, and the recipe does not allow it.
+    """
+    judge = recipe.evaluate.judge
+    if trained_against(recipe, judge):
+        return True
+    if not isinstance(judge, RewardModelJudge) or judge.model is None or reward_model is None:
+        return False
+    is_own = import_model(run, "judge", judge.model).reference == reward_model.reference
+    if is_own and not recipe.gate.allow_judge_trained_against:
+        raise RecipeError(f"evaluate.judge.model: it holds the same model as reward_model.model; {TRAINED_AGAINST}")
+    return is_own
+
+
 def rate_all(recipe: Recipe, run: Runner, compared: Sequence[Artifact]) -> Artifact:
     """Rate every model of the run on one scale, the base at zero, from all comparisons."""
     return run.stage(
@@ -89,8 +106,6 @@ def scores_of(recipe: Recipe, run: Runner, evaluated: Evaluated, reward_model: A
     if isinstance(judge, RewardModelJudge):
         model = reward_model if judge.model is None else import_model(run, "judge", judge.model)
         assert model is not None
-        if judge.model is not None and model == reward_model and not recipe.gate.allow_judge_trained_against:
-            raise RecipeError(f"evaluate.judge.model: it holds the same model as reward_model.model; {TRAINED_AGAINST}")
         if judge.model is None:  # every round's reward model scores the same answers anew
             label = f"{label}_by_{model.address}"
         return run.stage(label, "score", {"completions": [evaluated.completions], "reward_model": model})

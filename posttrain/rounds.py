@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from posttrain.annotators import label_completions, label_file
 from posttrain.averages import average_policies
-from posttrain.comparisons import evaluate_model, rate_all, watch_drift, win_rate
+from posttrain.comparisons import evaluate_model, is_trained_against, rate_all, watch_drift, win_rate
 from posttrain.config import PolicyModel, RewardModelConfig
 from posttrain.functions import function_content
 from posttrain.matrix import compare_all
-from posttrain.recipe import Recipe, trained_against
+from posttrain.recipe import Recipe
 from posttrain.runner import Runner
 from posttrain.sources import (
     Teacher,
@@ -228,8 +228,14 @@ def evaluate_and_gate(recipe: Recipe, run: Runner, state: State, number: int, po
         for role, opponent in (("previous", state.best), ("base", state.base))
     ]
     state.compared += rates
-    judged_by = {"judge": recipe.evaluate.judge.kind, "trained_against": trained_against(recipe, recipe.evaluate.judge)}
-    decision = run.stage(f"{label}/gate", "gate", {"win_rate": rates[0]}, rule=recipe.gate, **judged_by)
+    decision = run.stage(
+        f"{label}/gate",
+        "gate",
+        {"win_rate": rates[0]},
+        rule=recipe.gate,
+        judge=recipe.evaluate.judge.kind,
+        trained_against=is_trained_against(recipe, run, state.reward_model),
+    )
     watch_drift(recipe, run, number, evaluated, state.base)
     if decision.metrics.get("promoted", True):  # a plan assumes promotion
         state.best = evaluated
