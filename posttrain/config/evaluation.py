@@ -78,14 +78,14 @@ FurtherJudge = Annotated[
 class DriftConfig(Section):
     """How far a round's policy may move from the base before an alarm; null switches a measure off."""
 
-    max_kl_from_base: PositiveFloat | None = 2.0
-    """Nats per token of the policy's own answers, log-prob under the policy less that under the base. Ours."""
+    max_kl_from_base: PositiveFloat | None = 0.5
+    """Nats per token of the policy's own answers, log-prob under it less that under the base. Ours: LOG.md."""
     max_mean_length_ratio: PositiveFloat | None = 2.0
     """Mean answer length over the base's; longer answers alone win judges over (2310.03716). Ours."""
     min_mean_length_ratio: PositiveFloat | None = 0.5
     """The same, for answers that shrink. Ours."""
-    min_distinct_share: Probability | None = 0.5
-    """Distinct word bigrams (1510.03055), as a share of the base's. RLHF lowers diversity (2310.06452). Ours."""
+    min_distinct_share: Probability | None = 0.4
+    """Distinct word bigrams (1510.03055) over the base's share; RLHF lowers diversity (2310.06452). Ours: LOG.md."""
     max_refusal_share: Probability | None = 0.1
     """Share of answers that refuse, by the phrase lists of synth/filters/refusals.txt. Ours."""
     max_language_shift: Probability | None = 0.1
@@ -139,7 +139,7 @@ class EvaluateConfig(Section):
 class GateConfig(Section):
     """A round is promoted only if it is not worse than the best so far."""
 
-    rule: Literal["not_worse", "lower_bound"] = "not_worse"
+    rule: Literal["not_worse", "lower_bound"] = "lower_bound"
     """not_worse: the win rate itself reaches the threshold; lower_bound: the interval's lower end exceeds it."""
     min_win_rate: Probability = 0.5
     """Threshold on the win rate over the best policy so far."""
