@@ -299,6 +299,21 @@ def test_faults_are_found_without_a_traceback_and_without_torch(faulty, tmp_path
     assert "Traceback" not in done.stderr
 
 
+def test_labels_of_pairs_are_checked_before_a_run_with_the_other_faults(recipe_file, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"prompt_id": "x", "a": "base", "b": "round_1", "preference": 2}\n')
+    judges = "evaluate.judges={people: {kind: labels, path: %s}, others: {kind: labels, path: %s/none.jsonl}}"
+    message = faults(recipe_file, judges % (labels, tmp_path), "gate.min_win_rate=7")
+    assert "3 faults" in message and "gate.min_win_rate" in message
+    assert "evaluate.judges.people.path" in message and "line 1: preference is 2" in message
+    assert "evaluate.judges.others.path" in message and "none.jsonl" in message
+
+
+def test_the_main_judges_name_is_taken(recipe_file):
+    judges = "evaluate.judges={verifier: {kind: reward_model}}"
+    assert "'verifier' is the name of the main judge" in faults(recipe_file, judges)
+
+
 def test_label_files_are_checked_line_by_line_for_every_round(recipe_file, tmp_path):
     row = {"prompt": [{"role": "user", "content": "say one"}], "chosen": [{"role": "assistant", "content": "one"}]}
     rows = [row | {"rejected": [{"role": "assistant", "content": "two"}]}, row]

@@ -56,17 +56,11 @@ def verdicts_of_labels(labels: Iterable[Row], completions: Mapping[str, list[Row
         if any(prompt_id not in lengths[name] for name in (a, b)):
             faults.add(f"label {number}: prompt_id {prompt_id!r} is no held-out prompt of this run")
             continue
-        turned = places[a] < places[b]
-        later, earlier = (b, a) if turned else (a, b)
-        preference = label["preference"]
-        verdicts.setdefault((later, earlier), []).append(
-            {
-                **{key: value for key, value in label.items() if key not in ("a", "b")},
-                "preference": 1.0 - preference if turned and preference is not None else preference,
-                "length_a": lengths[later][prompt_id],
-                "length_b": lengths[earlier][prompt_id],
-            }
-        )
+        told = {key: value for key, value in label.items() if key not in ("a", "b")}
+        if places[a] < places[b]:
+            a, b, told = b, a, mirrored(told)
+        sides = {"length_a": lengths[a][prompt_id], "length_b": lengths[b][prompt_id]}
+        verdicts.setdefault((a, b), []).append(told | sides)
     faults.raise_if_any(DataError)
     return {pair: verdicts[pair] for pair in pairs_of(list(completions)) if pair in verdicts}
 
@@ -99,11 +93,8 @@ _OTHER_SIDE = {"A": "B", "B": "A"}
 
 
 def mirrored(verdict: Row) -> Row:
-    """Tell a verdict on A against B as one on B against A."""
-    turned = dict(verdict)
-    for one, other in (("length_a", "length_b"), ("sample_index_a", "sample_index_b")):
-        if one in verdict and other in verdict:
-            turned[one], turned[other] = verdict[other], verdict[one]
+    """Tell a verdict on A against B as one on B against A; columns that end in _a and _b change places."""
+    turned = {_other_column(key): value for key, value in verdict.items()}
     if verdict["preference"] is not None:
         turned["preference"] = 1.0 - verdict["preference"]
     if "verdict" in verdict:
@@ -111,6 +102,10 @@ def mirrored(verdict: Row) -> Row:
     if "votes" in verdict:
         turned["votes"] = [_OTHER_SIDE.get(vote, vote) for vote in verdict["votes"]]
     return turned
+
+
+def _other_column(name: str) -> str:
+    return f"{name[:-1]}{_OTHER_SIDE[name[-1].upper()].lower()}" if name.endswith(("_a", "_b")) else name
 
 
 def matrix_entries(verdicts: Verdicts, seed: int, num_bootstrap: int) -> list[Row]:

@@ -14,9 +14,9 @@ from posttrain.runs import Run, find_run
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "frozen_reward.yaml"
 SMALL = (
-    *("base.num_layers=2", "base.num_heads=4", "base.steps=300"),
-    *("prompts.files.0.num_prompts=600", "prompts.num_prompts=200", "train.dpo.epochs=3"),
-    *("evaluate.prompts.num_prompts=150", "evaluate.num_bootstrap=500", "evaluate.matrix_bootstrap=200"),
+    *("base.steps=300", "annotate.prompts.num_prompts=200"),
+    *("prompts.files.0.num_prompts=450", "prompts.num_prompts=150"),
+    *("evaluate.prompts.num_prompts=120", "evaluate.num_bootstrap=500", "evaluate.matrix_bootstrap=200"),
 )
 pytestmark = pytest.mark.slow
 
