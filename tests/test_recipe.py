@@ -18,6 +18,7 @@ from posttrain.preflight import load_checked_recipe
 from posttrain.recipe import load_recipe
 from posttrain.recipe_file import RecipeError
 from posttrain.settings import read_settings
+from posttrain.sources import hub_models
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = """\
@@ -307,6 +308,17 @@ def test_labels_of_pairs_are_checked_before_a_run_with_the_other_faults(recipe_f
     assert "3 faults" in message and "gate.min_win_rate" in message
     assert "evaluate.judges.people.path" in message and "line 1: preference is 2" in message
     assert "evaluate.judges.others.path" in message and "none.jsonl" in message
+
+
+def test_judges_without_a_matrix_would_judge_nothing(recipe_file):
+    judges = "evaluate.judges={own: {kind: reward_model}}"
+    assert "own would judge nothing" in faults(recipe_file, judges, "evaluate.matrix=false")
+
+
+def test_a_judges_hub_model_is_fetched_with_the_others(recipe_file):
+    model = f"{{kind: hub, repo: some/judge, revision: {'a' * 40}}}"
+    recipe = load_recipe(recipe_file, [f"evaluate.judges={{second: {{kind: llm, model: {model}}}}}"])
+    assert [found.repo for found in hub_models(recipe)] == ["some/judge"]
 
 
 def test_the_main_judges_name_is_taken(recipe_file):

@@ -79,7 +79,8 @@ class DriftConfig(Section):
     """How far a round's policy may move from the base before an alarm; null switches a measure off."""
 
     max_kl_from_base: PositiveFloat | None = 0.5
-    """Nats per token of the policy's own answers, log-prob under it less that under the base. Ours: LOG.md."""
+    """Nats per token of the policy's own answers, log-prob under it less that under the base; null loads no weights.
+    Ours: LOG.md."""
     max_mean_length_ratio: PositiveFloat | None = 2.0
     """Mean answer length over the base's; longer answers alone win judges over (2310.03716). Ours."""
     min_mean_length_ratio: PositiveFloat | None = 0.5
@@ -133,6 +134,8 @@ class EvaluateConfig(Section):
             raise ValueError(f"judges: names are letters, digits, - and _, not {', '.join(map(repr, bad))}")
         if self.judge.kind in self.judges:
             raise ValueError(f"judges: '{self.judge.kind}' is the name of the main judge in the report: choose another")
+        if self.judges and not self.matrix:
+            raise ValueError(f"judges: {', '.join(self.judges)} would judge nothing: set matrix: true or remove them")
         return self
 
 

@@ -41,7 +41,7 @@ def drift_measures(policy: Sequence[Row], base: Sequence[Row], kl: float | None,
         _row("distinct_share", distinct_share(ours), floor, None, "of word pairs are distinct") | {"base": distinct},
         _row("refusal_share", refusal_share(ours), None, limits.max_refusal_share, "of the answers refuse")
         | {"base": refusal_share(theirs)},
-        _row("language_shift", language_shift(ours, theirs), None, limits.max_language_shift, "of the scripts changed"),
+        _row("language_shift", language_shift(ours, theirs), None, limits.max_language_shift, "in other scripts"),
         _row("truncated_share", truncated_share(policy), None, limits.max_truncated_share, "of the answers were cut")
         | {"base": truncated_share(base)},
     ]
