@@ -68,6 +68,8 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     path = section.get("path")
     if section.get("kind") == "folder" and isinstance(path, str):
         yield from _caught(f"{where}.path", partial(check_model_dir, path))
+    if section.get("kind") == "labels" and isinstance(path, str):
+        yield from _caught(f"{where}.path", partial(_check_pair_labels, path))
     if section.get("kind") == "endpoint" and isinstance(section.get("local_copy"), str):
         yield from _caught(f"{where}.local_copy", partial(check_model_dir, section["local_copy"]))
     if section.get("kind") == "file" and isinstance(path, str):
@@ -118,6 +120,12 @@ def _check_labels(path: str) -> None:
     rows = read_rows(path)
     read_checked_rows(path, "ranking" if rows and "completions" in rows[0] else "preference")
     check_strength_names(rows, path)
+
+
+def _check_pair_labels(path: str) -> None:
+    from posttrain.evaluate.labels import read_labels  # brings scipy, which a plan without labels has no use for
+
+    read_labels(path)
 
 
 def _prompt_faults(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from posttrain.config import (
     PositiveInt,
     PromptsConfig,
     RewardModelConfig,
+    RewardModelJudge,
     SamplingConfig,
     Section,
     SelectConfig,
@@ -31,6 +32,11 @@ from posttrain.config import (
 )
 from posttrain.recipe_faults import describe
 from posttrain.recipe_file import raise_faults, read_data
+
+TRAINED_AGAINST = (
+    "the policy is trained against it, so its win rates rise even where the answers get worse: name another judge (a "
+    "verifier, an llm, a reward_model with a model of its own), or set gate.allow_judge_trained_against: true"
+)
 
 
 class Recipe(Section):
@@ -77,7 +83,17 @@ class Recipe(Section):
         return self
 
 
+def trained_against(recipe: Recipe, judge: Section) -> bool:
+    """Tell whether a judge is the reward model that the policy is trained against, as far as the recipe says."""
+    if not isinstance(judge, RewardModelJudge):
+        return False
+    given = recipe.reward_model.model if isinstance(recipe.reward_model, GivenRewardModel) else None
+    return judge.model is None or judge.model == given
+
+
 def _misfits(recipe: Recipe) -> Iterator[str]:
+    if trained_against(recipe, recipe.evaluate.judge) and not recipe.gate.allow_judge_trained_against:
+        yield f"evaluate.judge is the run's own reward model; {TRAINED_AGAINST}"
     if isinstance(recipe.reward_model, RewardModelConfig) and recipe.annotate is None:
         yield "reward_model.kind train needs an annotate section: a reward model learns from preference rows"
     if isinstance(recipe.reward_model, GivenRewardModel) and recipe.annotate is not None:

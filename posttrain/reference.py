@@ -66,6 +66,8 @@ def type_name(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return _union(arguments, metadata)
     if origin is tuple:
         return _tuple(arguments)
+    if origin is dict:
+        return f"names with {type_name(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     name = {str: "text", bool: "true or false"}.get(annotation, annotation.__name__)
@@ -175,6 +177,8 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "absent"
+    if value == {}:
+        return "none"
     if isinstance(value, Section):
         return f"{{kind: {type(value).model_fields['kind'].default}}}" if _is_variant(type(value)) else "its defaults"
     if isinstance(value, tuple):

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from posttrain.annotators import label_completions, label_file
 from posttrain.averages import average_policies
-from posttrain.comparisons import evaluate_model, rate_all, win_rate
+from posttrain.comparisons import evaluate_model, is_trained_against, rate_all, watch_drift, win_rate
 from posttrain.config import PolicyModel, RewardModelConfig
 from posttrain.functions import function_content
+from posttrain.matrix import compare_all
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
 from posttrain.sources import (
@@ -32,13 +33,14 @@ from posttrain.students import distill_student
 
 
 def run_recipe(recipe: Recipe, run: Runner) -> State:
-    """Run all rounds of a recipe, then distill its students and rate every model."""
+    """Run all rounds of a recipe, then distill its students, compare every pair of models and rate them all."""
     state = prepare(recipe, run)
     for number in range(1, recipe.num_rounds + 1):
         run_round(recipe, run, state, number)
     run.alias("best", state.policy)
     for student in recipe.students:
         distill_student(recipe, run, state, student)
+    compare_all(recipe, run, state)
     rate_all(recipe, run, state.compared)
     return state
 
@@ -67,7 +69,7 @@ def prepare(recipe: Recipe, run: Runner) -> State:
 def annotate(recipe: Recipe, run: Runner, state: State, number: int) -> None:
     """1. Sample from the newest policies and label: edited > chosen > rejected, near-ties left out (L3 4.2.1)."""
     section = recipe.annotate
-    if section is None:
+    if section is None or (number > 1 and reward_model_is_frozen(recipe)):
         return
     label = f"round_{number}/annotate"
     if section.prompts is None:
@@ -81,7 +83,7 @@ def annotate(recipe: Recipe, run: Runner, state: State, number: int) -> None:
         "annotate",
         exclude=[state.eval_prompts],
         part=number,
-        num_parts=recipe.num_rounds,
+        num_parts=1 if reward_model_is_frozen(recipe) else recipe.num_rounds,
     )
     newest = state.policies[-section.num_policies :]
     sampled = [
@@ -102,6 +104,8 @@ def annotate(recipe: Recipe, run: Runner, state: State, number: int) -> None:
 def train_reward_model(recipe: Recipe, run: Runner, state: State, number: int) -> None:
     """2. Train the reward model from the base on all preference rows so far, or take the given one (L3 4.1.2)."""
     section = recipe.reward_model
+    if number > 1 and reward_model_is_frozen(recipe):
+        return
     if not isinstance(section, RewardModelConfig):
         state.reward_model = import_model(run, "reward_model", section.model)
         return
@@ -113,6 +117,12 @@ def train_reward_model(recipe: Recipe, run: Runner, state: State, number: int) -
         training=section,
         seed=derive_seed(recipe.seed, "reward_model"),
     )
+
+
+def reward_model_is_frozen(recipe: Recipe) -> bool:
+    """Tell whether the reward model of round 1 serves in all rounds."""
+    section = recipe.reward_model
+    return isinstance(section, RewardModelConfig) and section.refresh == "once"
 
 
 def write_prompts(recipe: Recipe, run: Runner, state: State, number: int) -> Artifact:
@@ -196,6 +206,7 @@ def train_policy(recipe: Recipe, run: Runner, state: State, number: int, selecte
     assert state.base.model.model is not None
     start: dict[str, Artifact | Sequence[Artifact]] = {"model": state.base.model.model, "selected": state.selected}
     policy = run.stage(f"{label}/sft", "sft", start, training=train.sft, seed=derive_seed(recipe.seed, "sft"))
+    state.checkpoints[label] = policy
     if train.dpo is not None:
         start = {"model": policy, "selected": [selected]}
         policy = run.stage(f"{label}/dpo", "dpo", start, training=train.dpo, seed=derive_seed(recipe.seed, "dpo"))
@@ -211,12 +222,21 @@ def evaluate_and_gate(recipe: Recipe, run: Runner, state: State, number: int, po
     """7. Win rates on held-out prompts against the best so far and the base; a round that is worse is not promoted."""
     label = f"round_{number}"
     evaluated = evaluate_model(recipe, run, label, Teacher(policy), state.eval_prompts)
+    state.evaluated.append(evaluated)
     rates = [
         win_rate(recipe, run, f"{label}/eval/win_rate_vs_{role}", evaluated, opponent, state.reward_model)
         for role, opponent in (("previous", state.best), ("base", state.base))
     ]
     state.compared += rates
-    decision = run.stage(f"{label}/gate", "gate", {"win_rate": rates[0]}, rule=recipe.gate)
+    decision = run.stage(
+        f"{label}/gate",
+        "gate",
+        {"win_rate": rates[0]},
+        rule=recipe.gate,
+        judge=recipe.evaluate.judge.kind,
+        trained_against=is_trained_against(recipe, run, state.reward_model),
+    )
+    watch_drift(recipe, run, number, evaluated, state.base)
     if decision.metrics.get("promoted", True):  # a plan assumes promotion
         state.best = evaluated
         if policy not in state.policies:  # an average may have lost to an earlier policy

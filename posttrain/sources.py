@@ -64,19 +64,20 @@ def fetch_models(recipe: Recipe) -> None:
     Raises:
         ModelError: A model is neither in the cache nor can it be fetched.
     """
-    for model in dict.fromkeys(_hub_models(recipe)):
+    for model in dict.fromkeys(hub_models(recipe)):
         resolve(model.repo, model.revision)
 
 
-def _hub_models(value: Any) -> Iterator[HubModel]:
+def hub_models(value: Any) -> Iterator[HubModel]:
+    """Yield every hub model inside a section, as often as it stands there."""
     if isinstance(value, HubModel):
         yield value
     elif isinstance(value, Section):
         for name in type(value).model_fields:
-            yield from _hub_models(getattr(value, name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _hub_models(item)
+            yield from hub_models(getattr(value, name))
+    elif isinstance(value, tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from hub_models(item)
 
 
 def import_teacher(run: Runner, label: str, source: PracticeModel | FolderModel | HubModel | EndpointModel) -> Teacher:

@@ -26,6 +26,8 @@ class State:
         selected: Selected rows of all rounds.
         reward_model: The newest reward model.
         compared: Win rates of all rounds and students, for the ratings.
+        checkpoints: Each round's SFT checkpoint, by the round's name.
+        evaluated: Each round's final policy and each student, for the matrices.
     """
 
     base: Evaluated
@@ -40,6 +42,8 @@ class State:
     selected: list[Artifact] = field(default_factory=list)
     reward_model: Artifact | None = None
     compared: list[Artifact] = field(default_factory=list)
+    checkpoints: dict[str, Artifact] = field(default_factory=dict)
+    evaluated: list[Evaluated] = field(default_factory=list)
 
     @property
     def policy(self) -> Artifact:

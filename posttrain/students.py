@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from posttrain.comparisons import Evaluated, evaluate_model, win_rate
 from posttrain.config import StudentConfig
+from posttrain.matrix import TEACHER
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
 from posttrain.sources import Teacher, derive_seed, import_model, sampling_of
@@ -38,8 +39,9 @@ def distill_student(recipe: Recipe, run: Runner, state: State, student: StudentC
         )
     run.alias(f"{label}/policy", policy)
     evaluated = evaluate_model(recipe, run, label, Teacher(policy), state.eval_prompts)
+    state.evaluated.append(evaluated)
     own_base = _evaluated(recipe, run, state, f"{label}/own_base", Teacher(base))
-    taught_by = _evaluated(recipe, run, state, "students/teacher", teacher)
+    taught_by = _evaluated(recipe, run, state, TEACHER, teacher, f"students/{TEACHER}")
     for role, opponent in (("own_base", own_base), ("teacher", taught_by)):
         rate = win_rate(recipe, run, f"{label}/eval/win_rate_vs_{role}", evaluated, opponent, state.reward_model)
         state.compared.append(rate)
@@ -49,12 +51,14 @@ def distill_student(recipe: Recipe, run: Runner, state: State, student: StudentC
         state.compared.append(win_rate(recipe, run, over_policy, taught_by, state.best, state.reward_model))
 
 
-def _evaluated(recipe: Recipe, run: Runner, state: State, name: str, model: Teacher) -> Evaluated:
+def _evaluated(
+    recipe: Recipe, run: Runner, state: State, name: str, model: Teacher, place: str | None = None
+) -> Evaluated:
     """Return a model's evaluation under the name that it has in the rounds, or under its own: one model, one rating."""
     for known in (state.best, state.base):
         if known.model == model:
             return known
-    return evaluate_model(recipe, run, name, model, state.eval_prompts)
+    return evaluate_model(recipe, run, name, model, state.eval_prompts, place)
 
 
 def _best_of(

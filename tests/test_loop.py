@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,66 @@ def test_report_json_has_the_shape_of_the_interface(finished: Run, capsys: pytes
     assert student["name"] == "small" and student["win_rate_vs_own_base"]["num_pairs"] == 40
     assert student["win_rate_vs_teacher"]["num_pairs"] == 40
     assert report["seconds"]["base/model"] > 0
+
+
+def test_report_json_has_every_pair_by_every_judge_and_drift_of_every_round(finished: Run, capsys) -> None:
+    root = str(finished.folder.parent.parent)
+    capsys.readouterr()
+    assert main(["report", "tiny", "--root", root, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["judges"] == [
+        {"name": "verifier", "kind": "verifier", "main": True, "trained_against": False},
+        {"name": "trained_against", "kind": "reward_model", "main": False, "trained_against": True},
+    ]
+    models = {row["model"] for row in report["ratings_by_judge"]["verifier"]}
+    assert {"base", "round_1/sft", "round_1", "round_2/sft", "students/small", "teacher"} <= models
+    for judge in ("verifier", "trained_against"):
+        entries = [entry for entry in report["matrix"] if entry["judge"] == judge]
+        assert {frozenset((e["a"], e["b"])) for e in entries} == {frozenset(p) for p in combinations(models, 2)}
+        assert len(entries) == len(models) * (len(models) - 1) / 2
+        for entry in entries:
+            assert entry["low"] <= entry["win_rate"] <= entry["high"] and entry["num_pairs"] == 40
+            assert entry["wins"] + entry["ties"] + entry["losses"] == 40 and entry["unreadable"] == 0
+            assert entry["mean_length_a"] > 0 and 0 <= entry["length_controlled"]["win_rate"] <= 1
+        assert {row["model"] for row in report["ratings_by_judge"][judge]} == models
+    (agreement,) = report["agreement"]
+    assert {agreement["judge_a"], agreement["judge_b"]} == {"verifier", "trained_against"}
+    assert agreement["num_pairs"] == 40 * len(models) * (len(models) - 1) / 2
+    measures = {(row["round"], row["measure"]) for row in report["drift"]}
+    assert {number for number, _ in measures} == {1, 2} and len(measures) == 12
+    assert all(isinstance(row["alarm"], bool) and row["reason"] for row in report["drift"])
+
+
+def test_the_matrix_of_the_main_judge_says_what_the_rounds_said(finished: Run, capsys) -> None:
+    root = str(finished.folder.parent.parent)
+    capsys.readouterr()
+    assert main(["report", "tiny", "--root", root, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = {(e["a"], e["b"]): e for e in report["matrix"] if e["judge"] == "verifier"}
+    in_round = report["rounds"][0]["win_rate_vs_base"]
+    shared = ("win_rate", "num_pairs", "wins", "ties", "losses", "unreadable", "mean_length_a", "mean_length_b")
+    assert {key: found["round_1", "base"][key] for key in shared} == {key: in_round[key] for key in shared}
+
+
+def test_labels_that_come_later_run_the_new_stages_alone(finished: Run, tmp_path: Path, capsys) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(finished.folder.parent.parent, root, symlinks=True)
+    labels = tmp_path / "labels.jsonl"
+    prompts = [row["prompt_id"] for row in read_rows(finished.folder / "eval_prompts" / "prompts.jsonl")]
+    models = {"a": "base", "b": "round_1"}
+    rows = [{"prompt_id": name, **models, "preference": n % 2} for n, name in enumerate(prompts[:10])]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = f"evaluate.judges.people={{kind: labels, path: {labels}}}"
+    assert main(["run", str(RECIPE), judge, "--root", str(root)]) == 0
+    ran = {label for label, status in statuses(find_run("tiny", root)).items() if status == "ran"}
+    assert ran == {"evaluation/people/matrix", "evaluation/agreement"}
+    capsys.readouterr()
+    assert main(["report", "tiny", "--root", str(root), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (entry,) = [entry for entry in report["matrix"] if entry["judge"] == "people"]
+    assert (entry["a"], entry["b"], entry["win_rate"], entry["num_pairs"]) == ("round_1", "base", 0.5, 10)
+    people = [row for row in report["agreement"] if "people" in (row["judge_a"], row["judge_b"])]
+    assert [row["num_pairs"] for row in people] == [10, 10]
 
 
 def test_the_other_commands_read_the_run(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

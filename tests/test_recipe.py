@@ -18,6 +18,7 @@ from posttrain.preflight import load_checked_recipe
 from posttrain.recipe import load_recipe
 from posttrain.recipe_file import RecipeError
 from posttrain.settings import read_settings
+from posttrain.sources import hub_models
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = """\
@@ -297,6 +298,32 @@ def test_faults_are_found_without_a_traceback_and_without_torch(faulty, tmp_path
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "[]\n")
     assert "Traceback" not in done.stderr
+
+
+def test_labels_of_pairs_are_checked_before_a_run_with_the_other_faults(recipe_file, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"prompt_id": "x", "a": "base", "b": "round_1", "preference": 2}\n')
+    judges = "evaluate.judges={people: {kind: labels, path: %s}, others: {kind: labels, path: %s/none.jsonl}}"
+    message = faults(recipe_file, judges % (labels, tmp_path), "gate.min_win_rate=7")
+    assert "3 faults" in message and "gate.min_win_rate" in message
+    assert "evaluate.judges.people.path" in message and "line 1: preference is 2" in message
+    assert "evaluate.judges.others.path" in message and "none.jsonl" in message
+
+
+def test_judges_without_a_matrix_would_judge_nothing(recipe_file):
+    judges = "evaluate.judges={own: {kind: reward_model}}"
+    assert "own would judge nothing" in faults(recipe_file, judges, "evaluate.matrix=false")
+
+
+def test_a_judges_hub_model_is_fetched_with_the_others(recipe_file):
+    model = f"{{kind: hub, repo: some/judge, revision: {'a' * 40}}}"
+    recipe = load_recipe(recipe_file, [f"evaluate.judges={{second: {{kind: llm, model: {model}}}}}"])
+    assert [found.repo for found in hub_models(recipe)] == ["some/judge"]
+
+
+def test_the_main_judges_name_is_taken(recipe_file):
+    judges = "evaluate.judges={verifier: {kind: reward_model}}"
+    assert "'verifier' is the name of the main judge" in faults(recipe_file, judges)
 
 
 def test_label_files_are_checked_line_by_line_for_every_round(recipe_file, tmp_path):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from posttrain.comparisons import DriftError
 from posttrain.recipe import Recipe, load_recipe
+from posttrain.recipe_file import RecipeError
 from posttrain.rounds import run_recipe
 from posttrain.runner import Planner
 from posttrain.store.artifacts import Artifact, ArtifactStore
@@ -235,7 +237,7 @@ def rated(run: Recording) -> set[frozenset[str]]:
 def test_every_model_is_linked_to_the_base_by_comparisons_when_another_teacher_teaches(folder):
     run = unroll(folder, "teacher={kind: practice, seed: 7}", "students.0.teacher=teacher", held=(3,))
     assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["students/teacher/eval/scores"]
-    assert {frozenset(("students/tiny", "students/teacher")), frozenset(("students/teacher", "round_2"))} <= rated(run)
+    assert {frozenset(("students/tiny", "teacher")), frozenset(("teacher", "round_2"))} <= rated(run)
 
 
 def test_a_model_has_one_name_in_the_ratings(folder):
@@ -304,10 +306,142 @@ def test_ratings_see_every_comparison_once(folder):
     assert set(rates) == {artifact for label, artifact in run.made.items() if "/eval/win_rate_vs_" in label}
 
 
+# ------------------------------------------------------------------------------------------- judges side by side
+
+FROZEN = ["reward_model.refresh=once"]
+OWN_JUDGE = ["evaluate.judge={kind: reward_model}", "gate.allow_judge_trained_against=true"]
+
+
+def test_a_matrix_has_base_sft_checkpoints_policies_and_students(folder):
+    run = unroll(folder, held=(2,))
+    rounds = [name for number in (1, 2, 3) for name in (f"round_{number}/sft", f"round_{number}")]
+    names = ["base", *rounds, "students/tiny"]
+    assert run.asked["evaluation/verifier/matrix"]["config"]["names"] == names
+    places = ["base"]
+    places += [place for number in (1, 2, 3) for place in (f"round_{number}/sft_checkpoint", f"round_{number}")]
+    places += ["students/tiny"]
+    assert run.labels("evaluation/verifier/matrix", "completions") == [f"{place}/eval/completions" for place in places]
+    assert run.labels("evaluation/verifier/matrix", "scored") == [f"{place}/eval/scores" for place in places]
+    assert "evaluation/agreement" not in run.made  # one judge agrees with nobody
+
+
+def test_a_teacher_of_its_own_is_compared_and_sft_alone_is_no_second_model(folder):
+    run = unroll(folder, "teacher={kind: practice, seed: 7}", "train.dpo=null", "students=[]", "num_rounds=1")
+    assert run.asked["evaluation/verifier/matrix"]["config"]["names"] == ["base", "round_1", "teacher"]
+
+
+def test_a_model_that_is_there_twice_is_compared_once(folder):
+    choice = {"round_2/average_choice": {"taken": "single", "best_single": 0}}
+    run = unroll(folder, "train.average.num_policies=2", "num_rounds=2", metrics=choice)
+    assert run.made["round_2/policy"] == run.made["round_1/policy"]
+    names = run.asked["evaluation/verifier/matrix"]["config"]["names"]
+    assert names == ["base", "round_1/sft", "round_1", "round_2/sft", "students/tiny"]
+
+
+def test_further_judges_score_all_answers_in_one_stage_each(folder, tiny_reward_model_dir):
+    given = f"given={{kind: reward_model, model: {{kind: folder, path: {tiny_reward_model_dir}}}}}"
+    own = "own={kind: reward_model}"
+    run = unroll(folder, f"evaluate.judges.{own}", f"evaluate.judges.{given}")
+    assert run.labels("evaluation/own/scores", "reward_model") == ["round_3/reward_model"]
+    assert run.labels("evaluation/given/scores", "reward_model") == ["judges/given"]
+    answers = run.labels("evaluation/verifier/matrix", "completions")
+    assert run.labels("evaluation/own/scores", "completions") == answers
+    matrices = ["evaluation/verifier/matrix", "evaluation/own/matrix", "evaluation/given/matrix"]
+    assert run.labels("evaluation/agreement", "matrices") == matrices
+    assert run.labels("round_3/gate", "win_rate") == ["round_3/eval/win_rate_vs_previous"]  # the gate hears one judge
+
+
+def test_a_language_model_that_judged_in_the_rounds_judges_the_other_pairs(folder, tiny_model_dir):
+    model = f"{{kind: folder, path: {tiny_model_dir}}}"
+    further = f"evaluate.judges.second={{kind: llm, model: {model}}}"
+    run = unroll(folder, f"evaluate.judge={{kind: llm, model: {model}}}", further, "evaluate.matrix_prompts=5")
+    assert set(run.inputs["evaluation/llm/matrix"]["known"]) == set(run.inputs["ratings"]["win_rates"])
+    assert run.inputs["evaluation/second/matrix"]["known"] == []
+    assert run.asked["evaluation/llm/matrix"]["config"]["num_prompts"] == 5
+
+
+def test_labels_run_their_matrix_and_the_agreement_alone(folder):
+    labels = folder / "labels.jsonl"
+    labels.write_text('{"prompt_id": "x", "a": "base", "b": "round_1", "preference": 1}\n')
+    before = unroll(folder)
+    after = unroll(folder, f"evaluate.judges.people={{kind: labels, path: {labels}}}")
+    assert set(after.asked) - set(before.asked) == {"evaluation/people/matrix", "evaluation/agreement"}
+    assert all(after.made[label] == before.made[label] for label in before.asked)
+    labels.write_text('{"prompt_id": "x", "a": "base", "b": "round_1", "preference": 0}\n')
+    again = unroll(folder, f"evaluate.judges.people={{kind: labels, path: {labels}}}")
+    assert changed(after, again) == {"evaluation/people/matrix", "evaluation/agreement"}
+
+
+def test_a_judges_prompt_is_in_the_address(folder, tiny_model_dir):
+    template = folder / "rubric.txt"
+    template.write_text("{prompt} {completion}")
+    model = f"{{kind: folder, path: {tiny_model_dir}}}"
+    rubric = f"evaluate.judges.rubric={{kind: rubric, template: {template}, model: {model}}}"
+    before = unroll(folder, rubric)
+    template.write_text("{prompt} {completion} now rate")
+    again = changed(before, unroll(folder, rubric))
+    assert again == {"evaluation/rubric/scores", "evaluation/rubric/matrix", "evaluation/agreement"}
+
+
+def test_a_gate_judged_by_what_trained_the_policy_is_refused_unless_the_recipe_allows_it(folder):
+    with pytest.raises(RecipeError, match=r"own reward model.*gate\.allow_judge_trained_against"):
+        unroll(folder, OWN_JUDGE[0])
+    run = unroll(folder, *OWN_JUDGE)
+    assert run.asked["round_1/gate"]["config"]["trained_against"] is True
+    assert run.asked["round_1/gate"]["config"]["rule"]["allow_judge_trained_against"] is True
+    assert unroll(folder).asked["round_1/gate"]["config"]["trained_against"] is False
+
+
+def test_the_same_reward_model_under_another_path_is_refused_too(folder, tiny_reward_model_dir):
+    copy = folder / "copy"
+    shutil.copytree(tiny_reward_model_dir, copy)
+    given = ["annotate=null", f"reward_model={{kind: given, model: {{kind: folder, path: {tiny_reward_model_dir}}}}}"]
+    judge = f"evaluate.judge={{kind: reward_model, model: {{kind: folder, path: {copy}}}}}"
+    with pytest.raises(RecipeError, match="holds the same model"):
+        unroll(folder, *given, judge)
+    with open(copy / "config.json", "a") as file:
+        file.write(" ")
+    assert "round_1/gate" in unroll(folder, *given, judge).made  # another model
+
+
+def test_a_frozen_reward_model_is_trained_in_round_1_on_all_its_prompts(folder):
+    run = unroll(folder, *FROZEN)
+    assert [label for label in run.asked if "annotate" in label or label.endswith("/reward_model")] == [
+        *("round_1/annotate/prompts", "round_1/annotate/completions_1", "round_1/annotate/labels"),
+        "round_1/reward_model",
+    ]
+    assert run.asked["round_1/annotate/prompts"]["config"]["num_parts"] == 1
+    for number in (1, 2, 3):
+        assert run.labels(f"round_{number}/scores", "reward_model") == ["round_1/reward_model"]
+    assert unroll(folder).made["round_1/reward_model"] != run.made["round_1/reward_model"]  # a third of the prompts
+
+
+def test_drift_compares_each_rounds_policy_with_the_base(folder):
+    run = unroll(folder, held=(1,))
+    assert run.labels("round_2/drift", "policy") == ["round_2/dpo"]
+    assert run.labels("round_2/drift", "base") == ["base/model"]
+    assert run.labels("round_2/drift", "base_answers") == ["base/eval/completions"]
+    assert "round_2/drift" not in unroll(folder, "evaluate.drift=null").made
+
+
+def test_an_alarm_stops_the_run_only_where_the_recipe_says_so(folder):
+    alarm = {"measure": "refusal_share", "alarm": True, "reason": "0.5 of the answers refuse"}
+    metrics = {"round_2/drift": {"drift": [alarm]}}
+    assert "round_3/gate" in unroll(folder, metrics=metrics).made
+    with pytest.raises(DriftError, match=r"round_2 has drifted: refusal_share: 0\.5.*on_alarm"):
+        unroll(folder, "evaluate.drift.on_alarm=stop", metrics=metrics)
+
+
+def test_without_a_matrix_the_rounds_are_as_they_were(folder):
+    run = unroll(folder, "evaluate.matrix=false")
+    assert not [label for label in run.asked if label.startswith("evaluation/") or "sft_checkpoint" in label]
+    assert "ratings" in run.made
+
+
 @pytest.mark.parametrize(
     "override",
     [
-        *("num_rounds=3", "evaluate.judge={kind: reward_model}", "teacher={kind: practice}"),
+        *("num_rounds=3", "evaluate.judges.own={kind: reward_model}", "teacher={kind: practice}"),
         *("train.average.num_policies=2", "train.average={rule: greedy, num_policies: 3}"),
     ],
 )
@@ -331,6 +465,7 @@ def test_dpo_beta_reruns_dpo_and_what_comes_after(folder):
         "round_1/eval/win_rate_vs_previous",
         "round_1/eval/win_rate_vs_base",
         "round_1/gate",
+        "round_1/drift",
     }
     assert {"round_2/annotate/completions_1", "round_2/sft", "students/tiny/sft", "ratings"} <= again
     assert not {"eval_prompts", "seed_prompts", "base/eval/completions", "round_2/annotate/prompts"} & again

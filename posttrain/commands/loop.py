@@ -18,6 +18,7 @@ from posttrain.store.artifacts import ArtifactStore
 def run(args: Namespace) -> None:
     """Run what is not there yet, and end with the table of rounds and the path of the report."""
     from posttrain.core.files import file_lock, is_locked
+    from posttrain.notes import notes
     from posttrain.preflight import load_checked_recipe
     from posttrain.rounds import run_recipe
     from posttrain.runner import Executor, state_after
@@ -45,7 +46,7 @@ def run(args: Namespace) -> None:
         executor.record.end("finished")
         finished = find_run(recipe.name, root)
         executor.record.report(lambda: write_report(finished), run_dir / "report.html")
-    print(table_of_rounds(finished))
+    print("\n".join([table_of_rounds(finished), "", *notes(finished)]))
     num_run = watcher.position - watcher.num_hits
     print(f"\n{num_run} of {watcher.position} stages run, {watcher.num_hits} reused, {time.time() - started:.1f} s")
     print(f"report: {run_dir / 'report.html'}")

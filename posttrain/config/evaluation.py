@@ -1,12 +1,12 @@
-"""Judges, win rates and the gate."""
+"""Judges, win rates, drift and the gate."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from posttrain.config.base import NaturalInt, Nucleus, PositiveInt, Probability, Section, how
+from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Probability, Section, how
 from posttrain.config.models import EndpointModel, FolderModel, HubModel
 from posttrain.config.prompts import PromptSource
 
@@ -39,7 +39,62 @@ class LLMJudge(Section):
     """Longest verdict, in tokens."""
 
 
-Judge = Annotated[VerifierJudge | RewardModelJudge | LLMJudge, Field(discriminator="kind")]
+class RubricJudge(Section):
+    """A language model rates one answer at a time on a scale; the higher rating wins, equal ratings tie."""
+
+    kind: Literal["rubric"] = "rubric"
+    model: Annotated[FolderModel | HubModel | EndpointModel, Field(discriminator="kind")]
+    """The judge."""
+    template: str | None = how(None)
+    """Text file of the judge prompt; the built-in one when absent. Its text is part of the address."""
+    lowest: int = 1
+    """Lowest rating."""
+    highest: int = 5
+    """Highest rating."""
+    max_completion_tokens: PositiveInt = 512
+    """Longest reply, in tokens."""
+
+    @model_validator(mode="after")
+    def _a_scale(self) -> RubricJudge:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest {self.lowest} is not below highest {self.highest}: nothing could be rated")
+        return self
+
+
+class LabelsJudge(Section):
+    """People's labels of pairs of answers: rows of `prompt_id`, `a`, `b` (models of the run) and `preference`."""
+
+    kind: Literal["labels"] = "labels"
+    path: str = Field(json_schema_extra={"how": True})
+    """JSON Lines or Parquet. Its identity is its content; pairs without labels stay out of the matrix."""
+
+
+Judge = Annotated[VerifierJudge | RewardModelJudge | LLMJudge | RubricJudge, Field(discriminator="kind")]
+FurtherJudge = Annotated[
+    VerifierJudge | RewardModelJudge | LLMJudge | RubricJudge | LabelsJudge, Field(discriminator="kind")
+]
+
+
+class DriftConfig(Section):
+    """How far a round's policy may move from the base before an alarm; null switches a measure off."""
+
+    max_kl_from_base: PositiveFloat | None = 0.5
+    """Nats per token of the policy's own answers, log-prob under it less that under the base; null loads no weights.
+    Ours: LOG.md."""
+    max_mean_length_ratio: PositiveFloat | None = 2.0
+    """Mean answer length over the base's; longer answers alone win judges over (2310.03716). Ours."""
+    min_mean_length_ratio: PositiveFloat | None = 0.5
+    """The same, for answers that shrink. Ours."""
+    min_distinct_share: Probability | None = 0.4
+    """Distinct word bigrams (1510.03055) over the base's share; RLHF lowers diversity (2310.06452). Ours: LOG.md."""
+    max_refusal_share: Probability | None = 0.1
+    """Share of answers that refuse, by the phrase lists of synth/filters/refusals.txt. Ours."""
+    max_language_shift: Probability | None = 0.1
+    """Total variation distance between the scripts of the policy's and the base's answers. Ours."""
+    max_truncated_share: Probability | None = 0.1
+    """Share of answers cut at max_completion_tokens. Ours."""
+    on_alarm: Literal["warn", "stop"] = how("warn")
+    """warn: alarms are shown; stop: the run ends with exit code 1 after the round that raised one."""
 
 
 class EvaluateConfig(Section):
@@ -49,6 +104,8 @@ class EvaluateConfig(Section):
     """Held-out prompts; every generated prompt that overlaps with them is dropped."""
     judge: Judge
     """Who decides, and whose verdict the gate uses."""
+    judges: dict[str, FurtherJudge] = {}
+    """Further judges by name, beside the main one: each gives every pair of models a win rate, and all a rating."""
     num_completions: PositiveInt = 1
     """Answers per prompt and model, averaged within the prompt."""
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
@@ -61,12 +118,33 @@ class EvaluateConfig(Section):
     """Longest answer, in tokens."""
     num_bootstrap: PositiveInt = 2000
     """Resamples over prompts for the 95 % interval."""
+    matrix: bool = True
+    """Compare every pair of models (SFT checkpoints too) by every judge when the rounds are done."""
+    matrix_bootstrap: PositiveInt = 1000
+    """Resamples over prompts for each pair of the matrix."""
+    matrix_prompts: PositiveInt | None = None
+    """Prompts per pair that a pairwise language model judges for the matrix, first by hash of id; all when absent."""
+    drift: DriftConfig | None = DriftConfig()
+    """Alarms on what a win rate does not show; absent measures nothing."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> EvaluateConfig:
+        bad = [name for name in self.judges if not name or not name.replace("_", "").replace("-", "").isalnum()]
+        if bad:
+            raise ValueError(f"judges: names are letters, digits, - and _, not {', '.join(map(repr, bad))}")
+        if self.judge.kind in self.judges:
+            raise ValueError(f"judges: '{self.judge.kind}' is the name of the main judge in the report: choose another")
+        if self.judges and not self.matrix:
+            raise ValueError(f"judges: {', '.join(self.judges)} would judge nothing: set matrix: true or remove them")
+        return self
 
 
 class GateConfig(Section):
     """A round is promoted only if it is not worse than the best so far."""
 
-    rule: Literal["not_worse", "lower_bound"] = "not_worse"
-    """not_worse: the win rate itself reaches the threshold; lower_bound: the interval's lower end does."""
+    rule: Literal["not_worse", "lower_bound"] = "lower_bound"
+    """not_worse: the win rate itself reaches the threshold; lower_bound: the interval's lower end exceeds it."""
     min_win_rate: Probability = 0.5
     """Threshold on the win rate over the best policy so far."""
+    allow_judge_trained_against: bool = False
+    """Let the reward model that the policy was trained against decide too; it is gamed first (2210.10760)."""

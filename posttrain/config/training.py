@@ -126,6 +126,8 @@ class RewardModelConfig(TrainConfig):
     """Weight of mean((r_chosen + r_rejected)^2), which keeps scores near zero (2312.09244)."""
     held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     """Share of prompts held out for the accuracy that is reported."""
+    refresh: Literal["each_round", "once"] = how("each_round")
+    """each_round: trained anew on all labels so far (L3 4.1.2); once: in round 1, and later rounds label nothing."""
 
 
 class DistillConfig(TrainConfig):

@@ -19,7 +19,15 @@ class Decision:
     reason: str
 
 
-def gate(win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "lower_bound") -> Decision:
+CAUTION = (
+    "CAUTION: the judge is the reward model that the policy was trained against (gate.allow_judge_trained_against): "
+    "its win rates rise even where the answers get worse."
+)
+
+
+def gate(
+    win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "lower_bound", trained_against: bool = False
+) -> Decision:
     """Decide whether a round replaces the best model so far.
 
     Rules, on the round's win rate over the current best:
@@ -32,6 +40,7 @@ def gate(win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "low
     Args:
         win_rate: as ``win_rate.win_rate`` gives it; None where the recipe compares nothing, and the round is promoted.
         min_win_rate: in [0, 1].
+        trained_against: whether the judge is the reward model that the policy was trained against; the reason says so.
 
     Raises:
         DataError: a win rate that is not a number in [0, 1], or one over no pairs.
@@ -54,4 +63,5 @@ def gate(win_rate: dict[str, Any] | None, min_win_rate: float, rule: Rule = "low
         promoted, test = rate >= min_win_rate, f"the win rate must reach {min_win_rate:.3f}"
     else:
         raise ValueError(f"rule is {rule!r}; expected lower_bound or not_worse")
-    return Decision(promoted, f"{'Promoted' if promoted else 'Held'}: {measured}; {test}.")
+    reason = f"{'Promoted' if promoted else 'Held'}: {measured}; {test}."
+    return Decision(promoted, f"{reason} {CAUTION}" if trained_against else reason)

@@ -10,6 +10,7 @@ from typing import Any
 
 from posttrain.core.files import read_rows
 from posttrain.report.choices import best_of_k_curve, sample_rows
+from posttrain.report.evaluation import agreement_of, drift_of, judges_of, matrix_of, mean_scores_of, ratings_of
 from posttrain.runs import Run
 from posttrain.store.artifacts import Artifact
 
@@ -32,7 +33,12 @@ def collect(found: Run) -> dict[str, Any]:
         "ratings": list((found.metrics("ratings") or {}).get("ratings", [])),
         "students": [_student(found, student["name"]) for student in found.recipe["students"]],
         "seconds": {label: artifact.manifest["seconds"] for label, artifact in artifacts.items() if artifact.manifest},
-        "matrix": list(_matrix(artifacts)),
+        "judges": judges_of(found),
+        "matrix": list(matrix_of(found, artifacts)),
+        "ratings_by_judge": ratings_of(found),
+        "mean_scores": mean_scores_of(found),
+        "agreement": agreement_of(found),
+        "drift": drift_of(found),
         "funnel": {str(number): _funnel(found, number) for number in numbers},
         "reward_model": {str(number): dict(metrics) for number in numbers if (metrics := _reward_model(found, number))},
         "training": dict(_curves(artifacts)),
@@ -129,14 +135,6 @@ def _student(found: Run, name: str) -> dict[str, Any]:
         "win_rate_vs_own_base": _rate(found, f"{label}/win_rate_vs_own_base"),
         "win_rate_vs_teacher": _rate(found, f"{label}/win_rate_vs_teacher"),
     }
-
-
-def _matrix(artifacts: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
-    for label, artifact in artifacts.items():
-        # What averages were chosen by (round_2/single_1/…) stands under the names of the models that were taken.
-        if artifact.stage in ("win_rate", "judged_win_rate") and "/eval/" in label:
-            a, b = artifact.metrics["names"]
-            yield {"a": a, "b": b, **{key: artifact.metrics[key] for key in ("win_rate", "low", "high")}}
 
 
 def _curves(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -46,10 +46,11 @@ def finish_win_rate(
     return result
 
 
-def decide(call: StageCall, rule: GateConfig) -> dict[str, Any]:
-    """Promote a round, or keep the best so far and say why."""
+def decide(call: StageCall, rule: GateConfig, judge: str, trained_against: bool) -> dict[str, Any]:
+    """Promote a round, or keep the best so far and say why, and by whose verdict."""
     result = json.loads((call.inputs["win_rate"] / "win_rate.json").read_text(encoding="utf-8"))
-    decision = dataclasses.asdict(gate(result, rule.min_win_rate, rule.rule))
+    decision = dataclasses.asdict(gate(result, rule.min_win_rate, rule.rule, trained_against))
+    decision |= {"judge": judge, "trained_against": trained_against}
     atomic_write(call.out / "decision.json", json.dumps(decision, indent=1) + "\n")
     return decision
 

@@ -6,14 +6,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge
+from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge, RubricJudge
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
 from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import finish_win_rate
-from reward.judges.asking import Messages
+from reward.judges.asking import Generate, Messages
 from reward.judges.pairwise import TEMPLATE, PairwiseJudge
+from reward.judges.rubric import TEMPLATE as RUBRIC_TEMPLATE
+from reward.judges.rubric import RubricJudge as AnswerJudge
 from reward.judges.tournament import round_robin_scores
 
 Row = dict[str, Any]
@@ -21,7 +23,7 @@ Row = dict[str, Any]
 
 def judge_rows(call: StageCall, annotator: JudgeAnnotator, rows: list[Row], seed: int) -> list[Row]:
     """Score each sample by the share of its prompt's other samples that the judge puts it above, in both orders."""
-    judge = _open(call, call.inputs.get("model"), annotator, annotator.template, seed)
+    judge = open_pairwise(call, call.inputs.get("model"), annotator, annotator.template, seed)
     scored, verdicts = round_robin_scores(rows, judge)
     write_jsonl(call.out / "verdicts.jsonl", verdicts)
     return scored
@@ -32,13 +34,26 @@ def win_rate_of_judge(
 ) -> dict[str, Any]:
     """Compare two models by a language model that reads both answers, in both orders."""
     a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
-    opened = _open(call, call.inputs.get("judge"), judge, judge.template, seed)
+    opened = open_pairwise(call, call.inputs.get("judge"), judge, judge.template, seed)
     return finish_win_rate(call, compare_by_llm(a, b, opened), names, seed, num_bootstrap)
 
 
-def _open(
+def open_pairwise(
     call: StageCall, model_dir: Path | None, judge: JudgeAnnotator | LLMJudge, template: str | None, seed: int
 ) -> PairwiseJudge:
+    """Open a judge that compares two answers."""
+    return PairwiseJudge(_generate(call, model_dir, judge, seed), template or TEMPLATE)
+
+
+def open_rubric(call: StageCall, model_dir: Path | None, judge: RubricJudge, seed: int) -> AnswerJudge:
+    """Open a judge that rates one answer at a time."""
+    generate = _generate(call, model_dir, judge, seed)
+    return AnswerJudge(generate, judge.template or RUBRIC_TEMPLATE, judge.lowest, judge.highest)
+
+
+def _generate(
+    call: StageCall, model_dir: Path | None, judge: JudgeAnnotator | LLMJudge | RubricJudge, seed: int
+) -> Generate:
     endpoint = judge.model if isinstance(judge.model, EndpointModel) else None
     tokenizer = open_tokenizer(model_dir)
     params = params_of({**GREEDY, "max_completion_tokens": judge.max_completion_tokens}, tokenizer, model_dir)
@@ -48,4 +63,4 @@ def _open(
     def generate(conversations: list[Messages]) -> list[str]:
         return [text for text, _ in reply(conversations, next(calls))]
 
-    return PairwiseJudge(generate, template or TEMPLATE)
+    return generate

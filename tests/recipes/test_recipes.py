@@ -22,8 +22,8 @@ NAMES = [path.stem for path in RECIPES]
 MAX_SECONDS = 2.0
 
 
-def test_the_five_recipes_of_the_project_are_found():
-    assert {"quickstart", "local", "llama31_8b", "llama31_70b", "llama31_405b_students"} <= set(NAMES)
+def test_the_six_recipes_of_the_project_are_found():
+    assert {"quickstart", "frozen_reward", "local", "llama31_8b", "llama31_70b", "llama31_405b_students"} <= set(NAMES)
 
 
 def missing_files(value: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
@@ -40,6 +40,7 @@ def missing_files(value: Any, place: str = "") -> Iterator[tuple[str, str, str]]
 
 def stand_ins(recipe: Path, folder: Path) -> list[str]:
     """Make a tiny file or model folder for everything that the recipe names; return the overrides that point there."""
+    folder.mkdir(exist_ok=True)
     overrides = []
     for place, kind, path in missing_files(read_data(recipe)):
         stand_in = folder / Path(path).name
@@ -169,3 +170,12 @@ def test_the_quickstart_downloads_nothing_and_has_three_rounds_and_two_students(
     assert recipe.num_rounds >= 3 and len(recipe.students) == 2
     assert {recipe.base.kind, *(student.base.kind for student in recipe.students)} == {"practice"}
     assert (recipe.train.dpo.nll_weight, recipe.evaluate.judge.kind) == (0.2, "verifier")
+    assert (recipe.gate.rule, recipe.gate.min_win_rate) == ("lower_bound", 0.5)
+    assert {name: (judge.kind, judge.model) for name, judge in recipe.evaluate.judges.items()} == {
+        "last_reward_model": ("reward_model", None)  # trained against, beside the gold verifier
+    }
+
+
+def test_no_gate_of_ours_hears_the_reward_model_that_it_trained_against_unless_it_says_so(tmp_path: Path):
+    allowed = {name for name in NAMES if load(name, tmp_path / name).gate.allow_judge_trained_against}
+    assert allowed == {"local"}

@@ -1,0 +1,150 @@
+"""The win-rate matrix of a judge: every pair of models on the same prompts, and one rating for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from posttrain.core.errors import DataError, Faults
+from posttrain.evaluate.pairing import completion_text, mean_length, pair_scores
+from posttrain.evaluate.rating import ratings
+from posttrain.evaluate.win_rate import win_rate
+
+Row = dict[str, Any]
+Pair = tuple[str, str]
+Verdicts = dict[Pair, list[Row]]
+"""(A, B) to the verdicts on A against B."""
+
+
+def pairs_of(names: Sequence[str]) -> list[Pair]:
+    """List every pair once, the later model first: (round_1, base), where base comes before round_1."""
+    return [(later, earlier) for earlier, later in combinations(names, 2)]
+
+
+def verdicts_of_scores(scored: Mapping[str, list[Row]]) -> Verdicts:
+    """Give verdicts on every pair of models from the scores of their answers, averaged within the prompt.
+
+    Args:
+        scored: model → rows with `score`, as `pairing.pair_scores` takes them.
+    """
+    return {(a, b): pair_scores(scored[a], scored[b]) for a, b in pairs_of(list(scored))}
+
+
+def verdicts_of_labels(labels: Iterable[Row], completions: Mapping[str, list[Row]], where: str) -> Verdicts:
+    """Sort people's labels by pair, turned so that the later model comes first; lengths come from the answers.
+
+    Args:
+        labels: rows of `prompt_id`, `a`, `b` (names of models) and `preference`, 1 where a is better.
+        completions: model → its answers, in the order of the run.
+        where: the file, for messages.
+
+    Raises:
+        DataError: a label on models or prompts that the run does not have; all of them are listed.
+    """
+    places = {name: place for place, name in enumerate(completions)}
+    lengths = {name: _mean_lengths(rows) for name, rows in completions.items()}
+    faults = Faults(where)
+    verdicts: Verdicts = {}
+    for number, label in enumerate(labels, start=1):
+        a, b, prompt_id = str(label.get("a")), str(label.get("b")), label["prompt_id"]
+        unknown = [name for name in (a, b) if name not in places]
+        if unknown or a == b:
+            what = f"this run has no model called {' or '.join(unknown)}" if unknown else f"a and b are both {a}"
+            faults.add(f"label {number}: {what}; expected two of {', '.join(places)}")
+            continue
+        if any(prompt_id not in lengths[name] for name in (a, b)):
+            faults.add(f"label {number}: prompt_id {prompt_id!r} is no held-out prompt of this run")
+            continue
+        told = {key: value for key, value in label.items() if key not in ("a", "b")}
+        if places[a] < places[b]:
+            a, b, told = b, a, mirrored(told)
+        sides = {"length_a": lengths[a][prompt_id], "length_b": lengths[b][prompt_id]}
+        verdicts.setdefault((a, b), []).append(told | sides)
+    faults.raise_if_any(DataError)
+    return {pair: verdicts[pair] for pair in pairs_of(list(completions)) if pair in verdicts}
+
+
+def judge_pairs(
+    completions: Mapping[str, list[Row]],
+    compare: Callable[[list[Row], list[Row]], list[Row]],
+    known: Mapping[Pair, list[Row]],
+    wanted: Callable[[str], bool],
+) -> Iterable[tuple[Pair, list[Row]]]:
+    """Give verdicts pair by pair: those that are known already as they are, the others by the judge.
+
+    Args:
+        completions: model → its answers, in the order of the run.
+        compare: gives verdicts on the first model's rows against the second's.
+        known: verdicts of this judge on some pairs, in either direction.
+        wanted: whether a prompt is judged, by its id.
+    """
+    shown = {name: [row for row in rows if wanted(row["prompt_id"])] for name, rows in completions.items()}
+    for a, b in pairs_of(list(completions)):
+        if (a, b) in known:
+            yield (a, b), known[a, b]
+        elif (b, a) in known:
+            yield (a, b), [mirrored(row) for row in known[b, a]]
+        else:
+            yield (a, b), compare(shown[a], shown[b])
+
+
+_OTHER_SIDE = {"A": "B", "B": "A"}
+
+
+def mirrored(verdict: Row) -> Row:
+    """Tell a verdict on A against B as one on B against A; columns that end in _a and _b change places."""
+    turned = {_other_column(key): value for key, value in verdict.items()}
+    if verdict["preference"] is not None:
+        turned["preference"] = 1.0 - verdict["preference"]
+    if "verdict" in verdict:
+        turned["verdict"] = _OTHER_SIDE.get(verdict["verdict"], verdict["verdict"])
+    if "votes" in verdict:
+        turned["votes"] = [_OTHER_SIDE.get(vote, vote) for vote in verdict["votes"]]
+    return turned
+
+
+def _other_column(name: str) -> str:
+    return f"{name[:-1]}{_OTHER_SIDE[name[-1].upper()].lower()}" if name.endswith(("_a", "_b")) else name
+
+
+def matrix_entries(verdicts: Verdicts, seed: int, num_bootstrap: int) -> list[Row]:
+    """Give the win rate of each pair: `a`, `b`, what `win_rate.win_rate` says, and `flip_rate` of a pairwise judge.
+
+    A pair of which no verdict was readable has `win_rate`, `low`, `high` None, and its unreadable verdicts counted.
+    """
+    return [
+        {"a": a, "b": b, **_rate(rows, seed, num_bootstrap), **_flips(rows)} for (a, b), rows in verdicts.items()
+    ]
+
+
+def matrix_ratings(verdicts: Verdicts, anchor: str, seed: int, num_bootstrap: int) -> list[Row]:
+    """Rate all models that a chain of readable pairs links to the anchor; nobody where nothing does."""
+    readable = {pair: rows for pair, rows in verdicts.items() if any(row["preference"] is not None for row in rows)}
+    reached = {anchor}
+    while more := {name for pair in readable if reached & set(pair) for name in pair} - reached:
+        reached |= more
+    linked = {pair: rows for pair, rows in readable.items() if reached.issuperset(pair)}
+    return ratings(linked, anchor, seed, num_bootstrap) if linked else []
+
+
+def _rate(rows: list[Row], seed: int, num_bootstrap: int) -> Row:
+    if any(row["preference"] is not None for row in rows):
+        return win_rate(rows, seed, num_bootstrap)
+    nothing = dict.fromkeys(("win_rate", "low", "high"), None)
+    counts = {"num_pairs": 0, "wins": 0, "ties": 0, "losses": 0, "unreadable": len(rows)}
+    return {**nothing, **counts, "length_controlled": nothing, "mean_length_a": None, "mean_length_b": None}
+
+
+def _flips(rows: list[Row]) -> Row:
+    """Give the share of readable verdicts that the order of the answers decided; nothing for other judges."""
+    readable = [row for row in rows if row["preference"] is not None and "flipped" in row]
+    return {"flip_rate": sum(row["flipped"] for row in readable) / len(readable)} if readable else {}
+
+
+def _mean_lengths(rows: list[Row]) -> dict[str, float | None]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        completion_text(row)
+        groups.setdefault(row["prompt_id"], []).append(row)
+    return {prompt_id: mean_length(group) for prompt_id, group in groups.items()}

@@ -1,0 +1,42 @@
+"""What a person should know of a run before believing its table: who judged, why a round was held, what has drifted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from posttrain.report.evaluation import agreement_of, drift_of, judges_of
+from posttrain.runs import Run
+
+
+def notes(found: Run) -> list[str]:
+    """Return a line for each caution, each round that was held, each alarm, and each two judges' agreement."""
+    return [*_cautions(found), *_held(found), *_alarms(found), *_agreement(found)]
+
+
+def _cautions(found: Run) -> Iterator[str]:
+    for judge in judges_of(found):
+        if judge["trained_against"]:
+            whose = "the gate's judge" if judge["main"] else f"the judge {judge['name']}"
+            yield f"CAUTION: {whose} is the reward model that the policy was trained against; its verdicts flatter it."
+
+
+def _held(found: Run) -> Iterator[str]:
+    for number in range(1, found.num_rounds + 1):
+        gate = found.metrics(f"round_{number}/gate")
+        if gate and not gate["promoted"]:
+            yield f"round {number}: {gate['reason']}"
+
+
+def _alarms(found: Run) -> Iterator[str]:
+    for row in drift_of(found):
+        if row["alarm"]:
+            yield f"ALARM: round {row['round']}, {row['measure']}: {row['reason']}."
+
+
+def _agreement(found: Run) -> Iterator[str]:
+    for row in agreement_of(found):
+        if row["num_pairs"]:
+            yield (
+                f"judges {row['judge_a']} and {row['judge_b']} agree on {row['agreement']:.0%} of {row['num_pairs']:,} "
+                f"comparisons (Gwet's AC1 {row['ac1']:.3f} [{row['low']:.3f}, {row['high']:.3f}])"
+            )

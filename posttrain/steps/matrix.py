@@ -1,0 +1,191 @@
+"""After the rounds: every pair of models by one judge, a rating for all by that judge, and how far judges agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import LabelsJudge, LLMJudge, RubricJudge, VerifierJudge
+from posttrain.core.errors import DataError
+from posttrain.core.files import atomic_write, read_rows, write_jsonl
+from posttrain.evaluate.judge_agreement import judge_agreement
+from posttrain.evaluate.labels import read_labels
+from posttrain.evaluate.llm_judge import compare_by_llm
+from posttrain.evaluate.matrix import (
+    Pair,
+    Verdicts,
+    judge_pairs,
+    matrix_entries,
+    matrix_ratings,
+    pairs_of,
+    verdicts_of_labels,
+    verdicts_of_scores,
+)
+from posttrain.stages import StageCall
+from posttrain.steps.judging import open_pairwise, open_rubric
+from reward.verifiers.runner import run_verifier
+
+Row = dict[str, Any]
+
+
+def rate_answers(call: StageCall, judge: VerifierJudge | RubricJudge, content: str | None, seed: int) -> dict[str, Any]:
+    """Score all models' answers by a verifier or a rubric judge; an answer that it could not judge has no score."""
+    rows = [row for folder in call.inputs["completions"] for row in read_rows(folder / "completions.jsonl")]
+    if isinstance(judge, VerifierJudge):
+        scored = run_verifier(judge.function, rows)
+    else:
+        scored = open_rubric(call, call.inputs.get("judge"), judge, seed).rate(rows)
+    write_jsonl(call.out / "scored.jsonl", scored)
+    scores = [row["score"] for row in scored if row.get("score") is not None]
+    return {
+        "num_rows": len(scored),
+        "num_errors": len(scored) - len(scores),
+        "mean_score": sum(scores) / len(scores) if scores else None,
+    }
+
+
+def matrix_of_scores(
+    call: StageCall, judge_name: str, names: list[str], anchor: str, seed: int, num_bootstrap: int
+) -> dict[str, Any]:
+    """Compare every pair of models by the scores of their answers."""
+    rows = [row for folder in call.inputs["scored"] for row in read_rows(folder / "scored.jsonl")]
+    scored = _by_model(rows, _completions(call, names))
+    return _finish(call, judge_name, verdicts_of_scores(scored), scored, anchor, seed, num_bootstrap)
+
+
+def matrix_of_judge(
+    call: StageCall,
+    judge: LLMJudge,
+    judge_name: str,
+    content: str | None,
+    names: list[str],
+    anchor: str,
+    num_prompts: int | None,
+    seed: int,
+    num_bootstrap: int,
+) -> dict[str, Any]:
+    """Let a language model compare every pair that it has not compared yet, in both orders; resumes pair by pair."""
+    completions = _completions(call, names)
+    opened = None
+
+    def compare(a: list[Row], b: list[Row]) -> list[Row]:
+        nonlocal opened
+        opened = opened or open_pairwise(call, call.inputs.get("judge"), judge, judge.template, seed)
+        return compare_by_llm(a, b, opened)
+
+    known = _known(call.inputs["known"]) | _finished_pairs(call.out)
+    verdicts: Verdicts = {}
+    for pair, rows in judge_pairs(completions, compare, known, _first_by_hash(completions, num_prompts)):
+        verdicts[pair] = rows
+        if pair not in known:
+            write_jsonl(_pair_file(call.out, pair), [{"a": pair[0], "b": pair[1], **row} for row in rows])
+        call.progress(len(verdicts), len(pairs_of(names)))
+    for path in call.out.glob("pair-*.jsonl"):  # verdicts.jsonl holds them all
+        path.unlink()
+    return _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+
+
+def matrix_of_labels(
+    call: StageCall,
+    judge: LabelsJudge,
+    judge_name: str,
+    content: str,
+    names: list[str],
+    anchor: str,
+    seed: int,
+    num_bootstrap: int,
+) -> dict[str, Any]:
+    """Take people's labels of the run's models; pairs without labels stay out."""
+    verdicts = verdicts_of_labels(read_labels(judge.path), _completions(call, names), judge.path)
+    return _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+
+
+def agree(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
+    """Measure how far every two judges agree, on the pairs and prompts that both decided."""
+    verdicts = {
+        name: read_verdicts(folder) for name, folder in zip(names, call.inputs["matrices"], strict=True)
+    }
+    result = {"agreement": judge_agreement(verdicts, seed, num_bootstrap)}
+    atomic_write(call.out / "agreement.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def read_verdicts(folder: Path) -> Verdicts:
+    """Read the verdicts of a matrix, pair by pair."""
+    rows = read_rows(folder / "verdicts.jsonl")
+    return {pair: list(group) for pair, group in groupby(rows, key=lambda row: (row["a"], row["b"]))}
+
+
+def _finish(
+    call: StageCall,
+    judge: str,
+    verdicts: Verdicts,
+    scored: Mapping[str, Sequence[Row]],
+    anchor: str,
+    seed: int,
+    num_bootstrap: int,
+) -> dict[str, Any]:
+    rows = [{"a": a, "b": b, **row} for (a, b), of_pair in verdicts.items() for row in of_pair]
+    write_jsonl(call.out / "verdicts.jsonl", rows)
+    result = {
+        "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts, seed, num_bootstrap)],
+        "ratings": matrix_ratings(verdicts, anchor, seed, num_bootstrap),
+        "mean_scores": {name: _mean_score(of_model) for name, of_model in scored.items()},
+    }
+    atomic_write(call.out / "matrix.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def _mean_score(rows: Iterable[Row]) -> float | None:
+    scores = [row["score"] for row in rows if row.get("score") is not None]
+    return sum(scores) / len(scores) if scores else None
+
+
+def _completions(call: StageCall, names: Sequence[str]) -> dict[str, list[Row]]:
+    folders = call.inputs["completions"]
+    return {name: read_rows(folder / "completions.jsonl") for name, folder in zip(names, folders, strict=True)}
+
+
+def _by_model(rows: Iterable[Row], completions: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Sort scored rows by the model that wrote them; a model's rows carry its identity."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["model"], []).append(row)
+    return {name: groups[answers[0]["model"]] for name, answers in completions.items()}
+
+
+def _known(folders: Iterable[Path]) -> Verdicts:
+    """Read what the gate's judge has decided in the rounds; a model that met itself is no pair."""
+    found: Verdicts = {}
+    for folder in folders:
+        a, b = json.loads((folder / "win_rate.json").read_text(encoding="utf-8"))["names"]
+        if a != b:
+            found[a, b] = read_rows(folder / "verdicts.jsonl")
+    return found
+
+
+def _finished_pairs(out: Path) -> Verdicts:
+    """Read the pairs that an interrupted run has judged."""
+    found = [read_rows(path) for path in sorted(out.glob("pair-*.jsonl"))]
+    return {
+        (rows[0]["a"], rows[0]["b"]): [{k: v for k, v in row.items() if k not in ("a", "b")} for row in rows]
+        for rows in found
+        if rows
+    }
+
+
+def _pair_file(out: Path, pair: Pair) -> Path:
+    return out / f"pair-{hashlib.sha256(' / '.join(pair).encode()).hexdigest()[:16]}.jsonl"
+
+
+def _first_by_hash(completions: Mapping[str, Sequence[Row]], num_prompts: int | None) -> Callable[[str], bool]:
+    """Choose prompts by the hash of their ids: the same ones for every pair, whatever their order."""
+    shared = set.intersection(*({row["prompt_id"] for row in rows} for rows in completions.values()))
+    if not shared:
+        raise DataError("no held-out prompt was answered by all models; look at the rejects of their eval/completions")
+    order = sorted(shared, key=lambda prompt_id: hashlib.sha256(prompt_id.encode()).hexdigest())
+    return set(order[:num_prompts]).__contains__
