@@ -16,6 +16,7 @@ BUILT_INS = {
     "regex": "reward.verifiers.regex:verify",
     "json_schema": "reward.verifiers.json_schema:verify",
     "math": "reward.verifiers.math:verify",
+    "code": "reward.verifiers.code:verify",
 }
 """Short names of the verifiers of this package."""
 
