@@ -73,8 +73,9 @@ def run_tests(
     if "broken" in told:
         raise BrokenTests(told["broken"])
     total = max(int(told.get("total", 1)), 1)
-    kind = told.get("kind", "passed")
-    return CodeOutcome(kind, int(told["passed"]), total, str(told.get("reason", "")), told["seconds"])
+    passed = int(told["passed"])
+    kind = "passed" if passed == total and "kind" not in told else told.get("kind", "test_failed")
+    return CodeOutcome(kind, passed, total, str(told.get("reason", "")), told["seconds"])
 
 
 def run_cases(source: str, cases: Sequence[Mapping[str, str]], method: Method, limits: Limits) -> CodeOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -174,16 +175,20 @@ class AnswerClient:
             vars(error).update(self._decode(told["state"]))
         except Exception:  # UnicodeDecodeError and its like need arguments that did not travel
             error = AnswerFault(f"{kind.__name__}: {text}")
-        if kind is MemoryError:
-            vars(error)["held_back"] = "memory"
-        elif told["errno"] in REFUSALS or kind is PermissionError:
-            vars(error)["held_back"] = "forbidden"
+        # Set in every case: the state that came with it may hold a class of the answer's choice.
+        vars(error)["held_back"] = _held_back(kind, told["errno"])
         return error
+
+
+def _held_back(kind: type[BaseException], number: Any) -> str:
+    if kind is MemoryError:
+        return "memory"
+    return "forbidden" if number in REFUSALS or kind is PermissionError else "test_failed"
 
 
 def _ends_loop(error: BaseException) -> bool:
     return isinstance(error, StopIteration)
 
 
-REFUSALS = {1: "EPERM", 11: "EAGAIN", 13: "EACCES", 27: "EFBIG", 28: "ENOSPC", 30: "EROFS"}
-"""What the system says where the sandbox holds something back (Linux error numbers)."""
+REFUSALS = (errno.EPERM, errno.EAGAIN, errno.EACCES, errno.EFBIG, errno.ENOSPC, errno.EROFS)
+"""What the system says where the sandbox holds something back."""
