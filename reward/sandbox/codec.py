@@ -31,7 +31,7 @@ def encode(value: Any, export: Handles) -> Any:
 
 def _encode_container(value: Any, export: Handles) -> list[Any] | None:
     if isinstance(value, tuple) and hasattr(type(value), "_fields"):
-        return ["namedtuple", type(value).__name__, list(type(value)._fields), _all(value, export)]
+        return ["namedtuple", type(value).__name__, list(getattr(value, "_fields", ())), _all(value, export)]
     if isinstance(value, Counter):
         return ["Counter", [_all(pair, export) for pair in value.items()]]
     if isinstance(value, dict):
@@ -98,6 +98,7 @@ def decode(data: Any, handle: Handles) -> Any:
     raise ValueError(f"unknown form {kind!r}")
 
 
+_library = importlib.import_module
 _CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _RARE: dict[str, Callable[..., Any]] = {
     "int": lambda text: int(text, 16),
@@ -112,7 +113,6 @@ _RARE: dict[str, Callable[..., Any]] = {
     "time": lambda text: _library("datetime").time.fromisoformat(text),
     "datetime": lambda text: _library("datetime").datetime.fromisoformat(text),
 }
-_library = importlib.import_module
 
 
 def restore(old: Any, new: Any) -> Any:

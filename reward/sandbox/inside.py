@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from reward.lifetime import die_with_parent
+from reward.lifetime import adopt_orphans, die_with_parent
 from reward.sandbox import isolation, seccomp
 from reward.sandbox.answer import AnswerServer
 from reward.sandbox.channel import Channel
@@ -59,7 +59,7 @@ def _isolate(method: str, request: dict[str, Any]) -> Watch:
     else:
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         isolation.set_dumpable(False)
-        isolation.adopt_orphans()
+        adopt_orphans()
     try:
         seccomp.restrict()
     except OSError:
@@ -132,9 +132,7 @@ def _fork(work: Callable[[], None], keep: tuple[int, ...], request: dict[str, An
             first = number + 1
         os.closerange(first, 256)
         limits = request["limits"]
-        isolation.limit_resources(
-            limits["timeout_s"], limits["memory_mb"], limits["num_processes"], limits["disk_mb"]
-        )
+        isolation.limit_resources(limits["timeout_s"], limits["memory_mb"], limits["num_processes"], limits["disk_mb"])
         work()
     finally:
         os._exit(70)  # reached only where `work` itself has failed or is done

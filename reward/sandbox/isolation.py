@@ -17,7 +17,6 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (1 << bit for bit in (17,
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
-_PR_SET_CHILD_SUBREAPER = 36
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
 _FIRST_UNUSED_UID = 2_000_000_000
@@ -146,9 +145,7 @@ def _place_for(path: str, is_folder: bool) -> None:
 
 def _read_only(path: str) -> None:
     attributes = (ctypes.c_uint64 * 4)(1 | 2 | 4, 0, 0, 0)  # read-only, no set-uid, no devices
-    done = _libc.syscall(
-        _MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, attributes, ctypes.sizeof(attributes)
-    )
+    done = _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
     _check(done, f"make {path} read-only")
 
 
@@ -161,11 +158,6 @@ def drop_privileges() -> None:
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
     set_dumpable(False)
     _libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)  # a change of user has cleared it
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, so that none is lost from sight."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_dumpable(value: bool) -> None:

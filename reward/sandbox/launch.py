@@ -19,7 +19,7 @@ from reward.sandbox.isolation import bubblewrap_command
 Method = Literal["namespaces", "bubblewrap", "none"]
 
 _START_S = 20.0
-"""An interpreter starts in hundredths of a second; on a machine that swaps it takes seconds, and that is no answer's fault."""
+"""An interpreter starts in hundredths of a second; on a busy machine it takes seconds, and that is no answer's fault."""
 
 _ROOT = str(Path(__file__).parents[2])
 
@@ -81,9 +81,7 @@ def _start(method: Method, limits: Limits, noise: IO[bytes], mark: str) -> subpr
     environment = {"PATH": "/usr/bin:/bin"} if method == "bubblewrap" else {}
     environment |= {"HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONHASHSEED": "0"}
     try:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment
-        )
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment)
     except OSError as error:
         raise SandboxError(f"the sandbox cannot be started: {error}") from error
 

@@ -74,7 +74,7 @@ def run_tests(
         raise BrokenTests(told["broken"])
     total = max(int(told.get("total", 1)), 1)
     passed = int(told["passed"])
-    kind = "passed" if passed == total and "kind" not in told else told.get("kind", "test_failed")
+    kind: Kind = "passed" if passed == total and "kind" not in told else told.get("kind", "test_failed")
     return CodeOutcome(kind, passed, total, str(told.get("reason", "")), told["seconds"])
 
 

@@ -65,7 +65,10 @@ def restrict() -> None:
     held = ctypes.create_string_buffer(code, len(code))
     filter_ = _Program(len(code) // 8, ctypes.cast(held, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_))):
+    for arguments in (
+        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_)),
+    ):
         if libc.prctl(*arguments):
             raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
 

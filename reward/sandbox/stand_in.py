@@ -139,8 +139,9 @@ class AnswerClient:
     def _export(self, value: Any) -> dict[str, Any]:
         if isinstance(value, StandIn):
             return {"number": value._number}
-        if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
-            return {"builtin": value.__name__}
+        name = getattr(value, "__name__", "")
+        if isinstance(value, type) and getattr(builtins, name, None) is value:
+            return {"builtin": name}
         if not callable(value) and not hasattr(value, "__next__"):
             raise TypeError(f"a {type(value).__name__} of the tests cannot be passed to the answer's process")
         self._callbacks.append(value)

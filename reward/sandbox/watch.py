@@ -8,6 +8,8 @@ import signal
 import time
 from typing import Any
 
+from reward.descendants import descendants
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -74,19 +76,9 @@ class Watch:
                         self.stop("timeout", "the time was up")
 
     def _members(self) -> list[int]:
-        own = os.getpid()
-        numbers = [int(name) for name in os.listdir(self._proc) if name.isdecimal()]
-        if self._whole:
-            return [number for number in numbers if number != own]
-        parents = {number: self._parent(number) for number in numbers}
-        members = {own}
-        while more := {number for number in numbers if parents[number] in members} - members:
-            members |= more
-        return sorted(members - {own})
-
-    def _parent(self, number: int) -> int:
-        fields = self._read(number, "stat").rpartition(b")")[2].split()
-        return int(fields[1]) if len(fields) > 1 else 0
+        if not self._whole:
+            return descendants(os.getpid(), self._proc)
+        return [int(name) for name in os.listdir(self._proc) if name.isdecimal() and int(name) != os.getpid()]
 
     def _resident(self, number: int) -> int:
         fields = self._read(number, "statm").split()

@@ -37,7 +37,7 @@ def row(text, **columns):
 @pytest.mark.parametrize(
     "source, tests",
     [
-        ("def add(a, b): return a + b", "assert add(1, 2) == 3\nassert add([1], [2]) == [1, 2]\nassert add(.1, .2) != .3"),
+        ("def add(a, b): return a + b", "assert add(1, 2) == 3\nassert add([1], [2]) == [1, 2]"),
         ("def f(n): return 10 ** n", "assert f(5000) == 10 ** 5000"),
         ("def f(x): return x", "for v in (None, True, 1.5, float('inf'), 'é\\ud800', b'\\x00', (1, (2,)), {1: {2}}, "
          "frozenset([3]), 1j, range(3), bytearray(b'a')):\n    assert f(v) == v and type(f(v)) is type(v)"),
@@ -51,7 +51,8 @@ def row(text, **columns):
          "    def push(self, x): self.items.append(x); return self\n    def __len__(self): return len(self.items)\n"
          "    def __iter__(self): return iter(self.items)\n    def __eq__(self, o): return self.items == o.items\n"
          "    def __getitem__(self, i): return self.items[i]\n    def __contains__(self, x): return x in self.items\n"
-         "    def __repr__(self): return f'Stack({self.items})'\n    @property\n    def top(self): return self.items[-1]\n",
+         "    def __repr__(self): return f'Stack({self.items})'\n"
+         "    @property\n    def top(self): return self.items[-1]\n",
          "s = Stack([1]).push(2)\nassert len(s) == 2 and list(s) == [1, 2] and s.top == 2 and s[0] == 1 and 2 in s\n"
          "assert s == Stack([1, 2]) and s != Stack() and repr(s) == 'Stack([1, 2])' and isinstance(s, Stack)\n"
          "assert not isinstance(3, Stack) and hasattr(s, 'push') and not hasattr(s, 'pop')\ns.items = [7]\n"
@@ -72,7 +73,8 @@ def row(text, **columns):
         ("import json\ndef load(path):\n    with open(path) as file: return json.load(file)",
          "import json\nwith open('/tmp/x.json', 'w') as file: json.dump([1], file)\nassert load('/tmp/x.json') == [1]"),
         ("def add(a, b): return a + b", "from solution import add as plus\nimport solution\n"
-         "def test_it():\n    assert plus(1, 1) == solution.add(1, 1) == 2\ndef test_more():\n    assert plus('', '') == ''"),
+         "def test_it():\n    assert plus(1, 1) == solution.add(1, 1) == 2\n"
+         "def test_more():\n    assert plus('', '') == ''"),
     ],
     ids=["values", "big", "types", "library", "class", "errors", "in_place", "functions", "enum", "files", "module"],
 )  # fmt: skip
@@ -122,9 +124,11 @@ FORGERIES = {
     "prints a verdict": "print('{\"passed\": 1, \"total\": 1}')\nprint('1 passed')\ndef f(x): return 0",
     "ends early with success": "import os, sys\ndef f(x): sys.stdout.flush(); os._exit(0)",
     "raises SystemExit(0)": "import sys\ndef f(x): sys.exit(0)",
-    "registers an exit handler": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef f(x): raise SystemExit(0)",
+    "registers an exit handler": "import atexit, os\natexit.register(lambda: os._exit(0))\n"
+                                 "def f(x): raise SystemExit(0)",
     "patches built-ins": "import builtins\nbuiltins.AssertionError = Exception\nbuiltins.abs = lambda x: 0\n"
-                         "builtins.all = lambda x: True\ndef all(x): return True\ndef abs(x): return 0\ndef f(x): return 7",
+                         "builtins.all = lambda x: True\ndef all(x): return True\ndef abs(x): return 0\n"
+                         "def f(x): return 7",
     "gives built-ins of its own": "import builtins\n__builtins__ = {'all': lambda x: True}\ndef f(x): return 7",
     "equals everything": "class Any:\n    def __eq__(self, o): return True\n    def __ne__(self, o): return False\n"
                          "    def __lt__(self, o): return True\n    __gt__ = __le__ = __ge__ = __lt__\n"
@@ -138,10 +142,8 @@ FORGERIES = {
     "forges replies": "import os, json\nfor number in range(3, 64):\n    try: os.write(number, b'{\"names\": "
                       "{\"f\": null, \"__builtins__\": [\"dict\", []], \"all\": true}}\\n')\n    except OSError: pass\n"
                       "def f(x): return 0",
-    "looks for the tests": "import gc, os, glob\ntext = repr(gc.get_objects())\nfor root, _, names in os.walk('/tmp'):\n"
-                           "    text += str(names)\nassert 'MARKER' not in text.replace(\"'MARKER' not\", '')\n"
-                           "def f(x): return 0",
-    "looks at the stack": "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n"
+    "looks at the stack": "import sys\ndef f(x):\n    frame = sys._getframe()\n"
+                          "    while frame.f_back: frame = frame.f_back\n"
                           "    frame.f_globals['passed'] = 1\n    return 0",
     "reaches through a function it is given": "def f(x): return 0\ndef g(h): return h.__globals__",
     "kills everything": "import os, signal\ndef f(x): os.kill(-1, signal.SIGKILL)",
@@ -149,11 +151,13 @@ FORGERIES = {
     "is replaced by a child": "import os\nif os.fork(): os._exit(0)\ndef f(x): return 0",
     "leaves modules for the tests": "open('/tmp/fractions.py', 'w').write('raise SystemExit(0)')\ndef f(x): return 0",
     "raises an error with a verdict": "class E(Exception):\n    passed = 1\n    kind = 'passed'\n"
-                                      "    held_back = 'passed'\ndef f(x):\n    e = E(); e.held_back = 'passed'; raise e",
+                                      "    held_back = 'passed'\n"
+                                      "def f(x):\n    e = E(); e.held_back = 'passed'; raise e",
 }  # fmt: skip
 
-MARKED = ("marker = 'MARKER'\nimport fractions\nassert all([abs(f(n) - n * 2) < 1e-9 for n in (1, 2)])\n"
-          "assert f(3) == 6\nassert all(f(n) == n + n for n in (4, 5))\nassert all(map(lambda n: f(n) == 2 * n, [6, 8]))")  # fmt: skip
+MARKED = ("import fractions\nassert all([abs(f(n) - n * 2) < 1e-9 for n in (1, 2)])\n"
+          "assert f(3) == 6\nassert all(f(n) == n + n for n in (4, 5))\n"
+          "assert all(map(lambda n: f(n) == 2 * n, [6, 8]))")  # fmt: skip
 
 
 @pytest.mark.parametrize("source", FORGERIES.values(), ids=FORGERIES)
@@ -164,6 +168,29 @@ def test_a_verdict_cannot_be_forged(source):
 
 def test_the_tests_that_forgeries_face_can_be_passed():
     assert kind("def f(x): return 2 * x", MARKED) == "passed"
+
+
+def test_an_answer_cannot_find_its_tests():
+    """It looks through its memory, its files, its open file numbers and /proc, before and during the tests."""
+    source = (
+        "import gc, glob, os\n"
+        "word = 'REKRAM'\n"  # backwards, or it would find itself
+        "def look():\n"
+        "    seen = [repr(item) for item in gc.get_objects() if type(item) in (dict, list, tuple) and len(item) < 99]\n"
+        "    for path in glob.glob('/tmp/**', recursive=True) + glob.glob('/proc/[0-9]*/*'):\n"
+        "        try: seen.append(open(path, errors='replace').read(100_000))\n"
+        "        except OSError: pass\n"
+        "    for number in range(3, 64):\n"
+        "        try: seen.append(os.readlink(f'/proc/self/fd/{number}'))\n"
+        "        except OSError: pass\n"
+        "    return any(word in text[::-1] for text in seen)\n"
+        "first = look()\n"
+        "def f(): return [first, look()]\n"
+        "def g(text): return [text, look()]\n"
+    )
+    marked = "secret = 'MARKER' * 3\nassert f() == [False, False]\n"
+    assert kind(source, marked) == "passed"
+    assert kind(source, marked + "assert g('MARKER') == ['MARKER', True]") == "passed"  # what it is given it finds
 
 
 def test_a_function_of_the_tests_can_be_called_and_nothing_else():

@@ -55,7 +55,8 @@ def left_behind(mark):
 
 
 def test_an_ordinary_program_reads_and_writes(method):
-    told = run(method, "import sys\nfor line in sys.stdin: print(int(line) * 2)\nprint('é', file=sys.stderr)", "1\n21\n")
+    source = "import sys\nfor line in sys.stdin: print(int(line) * 2)\nprint('é', file=sys.stderr)"
+    told = run(method, source, "1\n21\n")
     assert (told["exit"], told["stdout"], told["stderr"]) == (0, "2\n42\n", "é\n")
 
 
@@ -116,7 +117,8 @@ def test_a_daemon_forked_twice_dies_with_the_sandbox(method):
     mark = uuid.uuid4().hex
     told = run(
         method,
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(100)\n    os._exit(0)\n"
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(100)\n"
+        "    os._exit(0)\n"
         "time.sleep(0.2)\nprint('done')",
         mark=mark,
     )
