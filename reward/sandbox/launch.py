@@ -19,7 +19,7 @@ from reward.sandbox.isolation import bubblewrap_command
 Method = Literal["namespaces", "bubblewrap", "none"]
 
 _START_S = 20.0
-"""An interpreter starts in hundredths of a second; on a busy machine it takes seconds, and that is no answer's fault."""
+"""An interpreter starts in hundredths of a second, on a busy machine in seconds: that is no answer's fault."""
 
 _ROOT = str(Path(__file__).parents[2])
 
