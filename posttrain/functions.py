@@ -11,8 +11,12 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import sha256_file
+from reward.sandbox.probe import choose_method
 from reward.verifiers.child import load_function as import_function
 from reward.verifiers.settings import BUILT_INS
+
+EXTRAS = {"math": ("math_verify", "math"), "json_schema": ("jsonschema", "json-schema")}
+"""What built-in verifiers need besides: the module, and the extra that brings it."""
 
 
 def function_content(spec: str | None) -> str | None:
@@ -70,6 +74,20 @@ def check_options(spec: str, options: Mapping[str, Any]) -> None:
     wrong = [option for option in options if option not in takes]
     if wrong:
         raise DataError(f"'{spec}' takes no option {', '.join(wrong)}; it takes: {', '.join(takes) or 'none'}")
+
+
+def check_machine(spec: str, options: Mapping[str, Any]) -> None:
+    """Look whether a built-in verifier can run on this machine, so that a lack shows before a run has gone on for hours.
+
+    Raises:
+        DataError: It needs an extra that is not installed.
+        SandboxError: It runs model-written code, and there is no isolation for that.
+    """
+    if spec in EXTRAS and importlib.util.find_spec(EXTRAS[spec][0]) is None:
+        module, extra = EXTRAS[spec]
+        raise DataError(f"verifier '{spec}' needs {module}: pip install 'posttrain[{extra}]'")
+    if spec == "code" and options.get("uncontained") is not True:
+        choose_method()
 
 
 def _check_name(path: Path, name: str) -> None:

@@ -67,8 +67,8 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob) -> list[Row]:
 
     Returns:
         Rows of `model`, `task`, `metric` (with the harness's filter after a comma, unless that is none), `value`,
-        `stderr` (None where the harness gives none), and beside them `num_documents`, `num_fewshot`, `limit`, `version` of the
-        task and `harness` of the package.
+        `stderr` (None where the harness gives none), and beside them `num_documents`, `num_fewshot`, `limit`, the
+        `version` of the task and of the package (`harness`).
 
     Raises:
         DataError: the harness is not installed, there is no such task, or its data cannot be loaded.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain import functions
 from posttrain.cli import main
 from posttrain.config import Execution, VerifierJudge
 from posttrain.core.errors import DataError
@@ -15,6 +16,7 @@ from posttrain.recipe_file import RecipeError
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import verify
 from reward.errors import TooManyErrors
+from reward.sandbox import probe
 
 RECIPE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 
@@ -100,6 +102,21 @@ def test_options_that_a_verifier_does_not_take_show_before_a_run(tmp_path):
     assert recipe.evaluate.judge.options == {"tolerance": 1}
     with pytest.raises(RecipeError, match="names no function.*exact, number"):
         load_checked_recipe(RECIPE, ["evaluate.judge.function=numbr"])
+
+
+def test_what_a_built_in_verifier_lacks_shows_before_a_run(monkeypatch):
+    code = ["evaluate.judge={kind: verifier, function: code}"]
+    monkeypatch.setattr(probe, "methods", lambda: [])
+    probe.choose_method.cache_clear()
+    try:
+        with pytest.raises(RecipeError, match="evaluate.judge.function: model-written code does not run here"):
+            load_checked_recipe(RECIPE, code)
+        load_checked_recipe(RECIPE, [code[0].replace("code}", "code, options: {uncontained: true}}")])
+    finally:
+        probe.choose_method.cache_clear()
+    monkeypatch.setitem(functions.EXTRAS, "math", ("no_such_module", "math"))
+    with pytest.raises(RecipeError, match="pip install 'posttrain.math.'"):
+        load_checked_recipe(RECIPE, ["evaluate.judge={kind: verifier, function: math}"])
 
 
 def stage(tmp_path, texts):

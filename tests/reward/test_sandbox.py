@@ -249,6 +249,45 @@ def test_it_works_from_a_thread(method):
     assert told[0]["stdout"] == "3\n"
 
 
+def interpreter_for_others():
+    """An interpreter that a user without a home can start: ours, or the system's."""
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        command = [path, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        try:
+            if subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], env={}, cwd="/").returncode == 0:
+                return path
+        except OSError:
+            continue
+    return None
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+def test_an_ordinary_user_is_held_as_well_as_root(method):
+    interpreter = interpreter_for_others()
+    if interpreter is None:
+        pytest.skip("no interpreter of 3.11 or newer that an ordinary user can start")
+    root = str(Path(launch.__file__).parents[2])
+    code = (
+        f"import sys; sys.path.insert(0, {root!r})\n"
+        "from reward.sandbox.probe import probe\n"
+        "from reward.sandbox.run import run_tests\n"
+        "from reward.sandbox.launch import Limits\n"
+        f"found = probe({method!r}); print(found.uncontained, found.why)\n"
+        f"print(run_tests('def f(x): return x', ['assert f(1) == 1'], {method!r}, Limits()).kind)\n"
+        "import os; print(os.getuid())\n"
+    )
+    told = subprocess.run(
+        [interpreter, "-B", "-c", code], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", capture_output=True,
+        text=True, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    if "Permission" in told.stderr:
+        pytest.skip("this checkout cannot be read by an ordinary user")
+    assert told.stdout == f"() \npassed\n{NOBODY}\n", told
+
+
 # ---------------------------------------------------------------- refusal
 
 
