@@ -77,7 +77,7 @@ def check_options(spec: str, options: Mapping[str, Any]) -> None:
 
 
 def check_machine(spec: str, options: Mapping[str, Any]) -> None:
-    """Look whether a built-in verifier can run on this machine, so that a lack shows before a run has gone on for hours.
+    """Look whether a built-in verifier can run on this machine: a lack should show before hours of a run, not after.
 
     Raises:
         DataError: It needs an extra that is not installed.

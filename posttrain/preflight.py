@@ -79,7 +79,8 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
         if isinstance(section.get(name), str):
             yield from _caught(f"{where}.{name}", partial(function_file, section[name]))
     function, options = section.get("function"), section.get("options", {})
-    if isinstance(function, str) and isinstance(options, Mapping):
+    is_there = isinstance(function, str) and not list(_caught("", partial(function_file, function)))
+    if isinstance(function, str) and is_there and isinstance(options, Mapping):
         yield from _caught(f"{where}.options", partial(check_options, function, options))
         yield from _caught(f"{where}.function", partial(check_machine, function, options))
     if "lora" in section or "checkpoint_steps" in section:
