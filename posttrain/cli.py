@@ -214,6 +214,26 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
+    _add_evaluate(verbs)
+
+
+def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
+    parser = _verb(verbs, "evaluate", "evaluation:evaluate", "run lm-evaluation-harness on a checkpoint")
+    parser.add_argument("--model", required=True, help="Hugging Face folder; with --run a model of it")
+    parser.add_argument("--harness", required=True, metavar="TASKS", help="names of tasks, with commas between")
+    parser.add_argument("--run", help="name of a run, or its folder: its report shows the numbers")
+    parser.add_argument("--root", default=".", help="folder that holds artifacts/ and runs/ (default: here)")
+    parser.add_argument("--include-path", metavar="DIR", help="folder with further tasks, as YAML")
+    parser.add_argument("--limit", type=_count, help="first documents of each task (default: all)")
+    parser.add_argument("--num-fewshot", type=int, help="solved examples before each question (default: the task's)")
+    parser.add_argument("--chat-template", action="store_true", help="ask in the model's chat template")
+    parser.add_argument("--batch-size", type=_count, default=8, help="documents of one forward pass")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of solved examples")
+    parser.add_argument("--out", help="folder for harness.json; not needed with --run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,13 +5,18 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import sha256_file
+from reward.sandbox.probe import choose_method
 from reward.verifiers.child import load_function as import_function
+from reward.verifiers.settings import BUILT_INS
+
+EXTRAS = {"math": ("math_verify", "math"), "json_schema": ("jsonschema", "json-schema")}
+"""What built-in verifiers need besides: the module, and the extra that brings it."""
 
 
 def function_content(spec: str | None) -> str | None:
@@ -22,18 +27,22 @@ def function_content(spec: str | None) -> str | None:
     """
     if spec is None:
         return None
-    return f"{sha256_file(function_file(spec))}:{spec.rpartition(':')[2]}"
+    return f"{sha256_file(function_file(spec))}:{BUILT_INS.get(spec, spec).rpartition(':')[2]}"
 
 
 def function_file(spec: str) -> Path:
-    """Return the file of a function named `FILE.py:NAME` or `package.module:name`.
+    """Return the file of a function named `FILE.py:NAME` or `package.module:name`, or of a built-in verifier.
 
     Raises:
         DataError: There is no such file or module, or it does not have the name.
     """
+    spec = BUILT_INS.get(spec, spec)
     place, separator, name = spec.rpartition(":")
     if not separator or not name.isidentifier():
-        raise DataError(f"'{spec}' names no function; write FILE.py:FUNCTION or package.module:function")
+        raise DataError(
+            f"'{spec}' names no function; write FILE.py:FUNCTION or package.module:function, or a built-in verifier: "
+            f"{', '.join(BUILT_INS)}"
+        )
     if place.endswith(".py"):
         path = Path(place)
     else:
@@ -46,6 +55,39 @@ def function_file(spec: str) -> Path:
         raise DataError(f"'{spec}': there is no file {path}; write FILE.py:FUNCTION or package.module:function")
     _check_name(path, name)
     return path
+
+
+def check_options(spec: str, options: Mapping[str, Any]) -> None:
+    """Look, without running it, whether a verifier takes these keyword arguments beside prompt, completion and row.
+
+    A function that is made rather than written with `def` cannot be looked at, and takes what it is given.
+
+    Raises:
+        DataError: It does not take one of them.
+    """
+    name = BUILT_INS.get(spec, spec).rpartition(":")[2]
+    tree = ast.parse(function_file(spec).read_text(encoding="utf-8"))
+    found = [node.args for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
+    if not found or found[-1].kwarg is not None:
+        return
+    takes = [argument.arg for argument in [*found[-1].args[3:], *found[-1].kwonlyargs]]
+    wrong = [option for option in options if option not in takes]
+    if wrong:
+        raise DataError(f"'{spec}' takes no option {', '.join(wrong)}; it takes: {', '.join(takes) or 'none'}")
+
+
+def check_machine(spec: str, options: Mapping[str, Any]) -> None:
+    """Look whether a built-in verifier can run on this machine: a lack should show before hours of a run, not after.
+
+    Raises:
+        DataError: It needs an extra that is not installed.
+        SandboxError: It runs model-written code, and there is no isolation for that.
+    """
+    if spec in EXTRAS and importlib.util.find_spec(EXTRAS[spec][0]) is None:
+        module, extra = EXTRAS[spec]
+        raise DataError(f"verifier '{spec}' needs {module}: pip install 'posttrain[{extra}]'")
+    if spec == "code" and options.get("uncontained") is not True:
+        choose_method()
 
 
 def _check_name(path: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from posttrain.core.files import read_rows
 from posttrain.core.formats import read_checked_rows, read_numbered
 from posttrain.core.model_files import check_model_dir
 from posttrain.core.prompts import read_prompts
-from posttrain.functions import function_file
+from posttrain.functions import check_machine, check_options, function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
 from posttrain.train.limits import limits
@@ -80,6 +80,11 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     for name in FUNCTION_KEYS:
         if isinstance(section.get(name), str):
             yield from _caught(f"{where}.{name}", partial(function_file, section[name]))
+    function, options = section.get("function"), section.get("options", {})
+    is_there = isinstance(function, str) and not list(_caught("", partial(function_file, function)))
+    if isinstance(function, str) and is_there and isinstance(options, Mapping):
+        yield from _caught(f"{where}.options", partial(check_options, function, options))
+        yield from _caught(f"{where}.function", partial(check_machine, function, options))
     if "lora" in section or "checkpoint_steps" in section:
         yield from _training_faults(where, section, data)
     trackers = section.get("report_to")

@@ -16,6 +16,10 @@ LOCK = ".lock"
 """File in a run's folder that a command holds locked while it runs."""
 
 
+HARNESS = "harness.json"
+"""File in a run's folder with the numbers of `posttrain evaluate`."""
+
+
 RECORD_KEYS = {"recipe": str, "state": str, "stages": list, "names": dict, "planned": list}
 _REMEDY = "remove it and run the recipe again, which finds all finished stages"
 
@@ -96,6 +100,21 @@ def find_run(name: str, root: Path) -> Run:
     there = sorted(path.parent.name for path in runs.glob("*/run.json")) if runs.is_dir() else []
     known = f"runs in {runs}: {', '.join(there)}" if there else f"there are no runs in {runs}"
     raise DataError(f"no run '{name}'; {known}. Give a name, a folder with run.json, or --root DIR")
+
+
+def harness_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return what `posttrain evaluate` has left in a folder, nothing where it was not called.
+
+    Raises:
+        StorageError: The file is damaged.
+    """
+    path = folder / HARNESS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise StorageError(f"{path} cannot be read ({error}); remove it and evaluate again") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:

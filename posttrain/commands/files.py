@@ -137,7 +137,7 @@ def winrate(args: Namespace) -> None:
     rows_a, rows_b = read_rows(args.a), read_rows(args.b)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
-    verdicts = compare(rows_a, rows_b, args.judge)
+    verdicts = compare(rows_a, rows_b, args.judge, out=out)
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
     result = win_rate(verdicts, args.seed)
     atomic_write(out / "win_rate.json", json.dumps(result, indent=1) + "\n")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Section, how
+from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Probability, Section, how
 from posttrain.config.models import FolderModel, HubModel, TeacherModel
 from posttrain.config.prompts import PromptSource
 
@@ -16,7 +16,16 @@ class VerifierAnnotator(Section):
 
     kind: Literal["verifier"] = "verifier"
     function: str = Field(json_schema_extra={"how": True})
-    """FILE.py:FUNCTION or package.module:function, with interface.md's signature `verify(prompt, completion, row)`."""
+    """FILE.py:FUNCTION or package.module:function, `verify(prompt, completion, row)`; or a built-in one: exact, number,
+    regex, json_schema, math, code."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the function, for example `tolerance: 0.01` of `number`."""
+    timeout_s: PositiveFloat = how(10.0)
+    """Seconds for one row; a row that takes longer is an error, never a zero."""
+    memory_mb: PositiveInt = how(4096)
+    """Address space of the verifier's process, in MiB."""
+    max_error_rate: Probability = how(0.1)
+    """Share of rows that may be errors before the stage stops; what was scored until then is kept."""
     edit_function: str | None = how(None)
     """`correct(prompt) -> str | None`, named as above: writes the edited answer where no sample is good."""
     edit_below: float = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,14 @@ class VerifierJudge(Section):
     kind: Literal["verifier"] = "verifier"
     function: str = Field(json_schema_extra={"how": True})
     """As in annotate. Its identity is its name and the content of its file, not where that lies."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the function, for example `tolerance: 0.01` of `number`."""
+    timeout_s: PositiveFloat = how(10.0)
+    """Seconds for one row; a row that takes longer is an error, never a zero."""
+    memory_mb: PositiveInt = how(4096)
+    """Address space of the verifier's process, in MiB."""
+    max_error_rate: Probability = how(0.1)
+    """Share of rows that may be errors before the stage stops; what was scored until then is kept."""
 
 
 class RewardModelJudge(Section):

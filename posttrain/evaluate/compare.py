@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 EXPECTED = "reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL or labels:FILE"
 
 
-def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str) -> list[Row]:
+def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str, out: Path | None = None) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
     Args:
@@ -27,6 +27,7 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str) -> li
         rows_b: COMPLETION rows of B for the same prompts. Prompts that only one side has are left out, and a warning
             names them.
         judge_spec: ``reward_model:DIR``, ``verifier:FILE.py:FUNCTION``, ``llm:DIR-or-URL`` or ``labels:FILE``.
+        out: folder where a verifier keeps each score as it comes, to go on from there when it was stopped.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -42,6 +43,8 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str) -> li
     pairing = pair_rows(rows_a, rows_b)
     warn_missing("A", pairing.missing_in_a)
     warn_missing("B", pairing.missing_in_b)
+    if decide is by_verifier:
+        return by_verifier(rows_a, rows_b, target, out)
     return decide(rows_a, rows_b, target)
 
 
@@ -77,11 +80,11 @@ def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[R
     return pair_scores(scored_a, scored_b)
 
 
-def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str) -> list[Row]:
+def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str, out: Path | None = None) -> list[Row]:
     """Let a verifier's score decide; equal scores tie, and an answer that it failed on has no say."""
-    from reward.verifiers.runner import run_verifier
+    from posttrain.evaluate.verified import compare_by_verifier
 
-    return pair_scores(run_verifier(function, rows_a), run_verifier(function, rows_b))
+    return compare_by_verifier(rows_a, rows_b, function, out)
 
 
 def by_llm(rows_a: list[Row], rows_b: list[Row], target: str) -> list[Row]:

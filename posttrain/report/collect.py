@@ -11,7 +11,7 @@ from typing import Any
 from posttrain.core.files import read_rows
 from posttrain.report.choices import best_of_k_curve, sample_rows
 from posttrain.report.evaluation import agreement_of, drift_of, judges_of, matrix_of, mean_scores_of, ratings_of
-from posttrain.runs import Run
+from posttrain.runs import Run, harness_rows
 from posttrain.store.artifacts import Artifact
 
 RATE_KEYS = ("win_rate", "low", "high", "num_pairs", "wins", "ties", "losses", "unreadable", "length_controlled")
@@ -32,6 +32,7 @@ def collect(found: Run) -> dict[str, Any]:
         "rounds": [_round(found, number) for number in numbers],
         "ratings": list((found.metrics("ratings") or {}).get("ratings", [])),
         "students": [_student(found, student["name"]) for student in found.recipe["students"]],
+        "harness": harness_rows(found.folder),
         "seconds": {label: artifact.manifest["seconds"] for label, artifact in artifacts.items() if artifact.manifest},
         "judges": judges_of(found),
         "matrix": list(matrix_of(found, artifacts)),

@@ -14,9 +14,9 @@ from posttrain.engines import device_of, use_threads
 from posttrain.functions import load_function
 from posttrain.stages import StageCall
 from posttrain.steps.judging import judge_rows
+from posttrain.steps.verifying import JOURNAL, verify_rows
 from reward.preferences import STRENGTHS, Labels, check_strength_names, label, rankings_to_pairs
 from reward.score import score_rows
-from reward.verifiers.runner import run_verifier
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ def label_completions(
     rows = _merged(call)
     edited: dict[str, str] = {}
     if isinstance(annotator, VerifierAnnotator):
-        rows = run_verifier(annotator.function, rows)
+        rows = verify_rows(call, annotator, rows)
         edited = _edits(annotator, rows)
     elif isinstance(annotator, RewardModelAnnotator):
         model = load_reward_model(call.inputs["model"], device=device_of(call.execution))
@@ -102,6 +102,7 @@ def _write(call: StageCall, labels: Labels, round: int) -> dict[str, Any]:
     write_jsonl(call.out / "rankings.jsonl", [{**row, "round": round} for row in labels.rankings])
     write_jsonl(call.out / "preferences.jsonl", [{**row, "round": round} for row in labels.preferences])
     write_jsonl(call.out / "dropped.jsonl", labels.dropped)
+    (call.out / JOURNAL).unlink(missing_ok=True)
     if not labels.preferences:
         raise DataError(f"no preference came out of {len(labels.dropped)} rows: {labels.summary}")
     return labels.summary

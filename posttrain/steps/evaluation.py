@@ -13,15 +13,16 @@ from posttrain.evaluate.gate import gate
 from posttrain.evaluate.rating import ratings
 from posttrain.evaluate.win_rate import pair_scores, win_rate
 from posttrain.stages import StageCall
-from reward.verifiers.runner import run_verifier
+from posttrain.steps.verifying import JOURNAL, verify_rows
 
 Row = dict[str, Any]
 
 
 def verify(call: StageCall, judge: VerifierJudge, content: str) -> dict[str, Any]:
     """Score held-out answers with a verifier; an answer that it could not judge has no score and is counted."""
-    rows = run_verifier(judge.function, read_rows(call.inputs["completions"] / "completions.jsonl"))
+    rows = verify_rows(call, judge, read_rows(call.inputs["completions"] / "completions.jsonl"))
     write_jsonl(call.out / "scored.jsonl", rows)
+    (call.out / JOURNAL).unlink()
     scores = [row["score"] for row in rows if row.get("score") is not None]
     return {
         "num_rows": len(rows),

@@ -27,7 +27,7 @@ from posttrain.evaluate.matrix import (
 )
 from posttrain.stages import StageCall
 from posttrain.steps.judging import open_pairwise, open_rubric
-from reward.verifiers.runner import run_verifier
+from posttrain.steps.verifying import JOURNAL, verify_rows
 
 Row = dict[str, Any]
 
@@ -36,10 +36,11 @@ def rate_answers(call: StageCall, judge: VerifierJudge | RubricJudge, content: s
     """Score all models' answers by a verifier or a rubric judge; an answer that it could not judge has no score."""
     rows = [row for folder in call.inputs["completions"] for row in read_rows(folder / "completions.jsonl")]
     if isinstance(judge, VerifierJudge):
-        scored = run_verifier(judge.function, rows)
+        scored = verify_rows(call, judge, rows)
     else:
         scored = open_rubric(call, call.inputs.get("judge"), judge, seed).rate(rows)
     write_jsonl(call.out / "scored.jsonl", scored)
+    (call.out / JOURNAL).unlink(missing_ok=True)
     scores = [row["score"] for row in scored if row.get("score") is not None]
     return {
         "num_rows": len(scored),

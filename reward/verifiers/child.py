@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from reward.lifetime import die_with_parent
+from reward.lifetime import adopt_orphans, die_with_parent
 
 _MESSAGE_CHARACTERS = 500
 
@@ -25,6 +25,7 @@ _MESSAGE_CHARACTERS = 500
 def main() -> None:
     """Load the verifier named by the first line of standard input, then answer rows until it ends."""
     die_with_parent(int(sys.argv[1]))
+    adopt_orphans()
     # Last, so that a module where the user stands can be named but hides none that is installed.
     sys.path.append(os.getcwd())
     rows, answers = _private_pipes()
@@ -36,9 +37,12 @@ def main() -> None:
         _answer(answers, {"fault": _describe(error)})
         return
     _answer(answers, {"ready": True})
-    for line in rows:
-        row = json.loads(line)
-        _answer(answers, _outcome(verify, row, start["options"]))
+    own = os.getpid()
+    for number, line in enumerate(rows):
+        outcome = _outcome(verify, json.loads(line), start["options"])
+        if os.getpid() != own:  # a verifier forked and came back twice: the copy must not answer for the original
+            os._exit(0)
+        _answer(answers, {"number": number, **outcome})
 
 
 def load_function(spec: str) -> Callable[..., Any]:

@@ -19,8 +19,11 @@ def verify(
 
     Raises:
         KeyError: the row has no such column.
+        ValueError: there is nothing in it.
     """
     references = row[column] if isinstance(row[column], list) else [row[column]]
+    if not references or None in references:
+        raise ValueError(f"{column} is {row[column]!r}; expected text, or a list of texts")
     wanted = {_fold(str(reference), ignore_case) for reference in references}
     return float(_fold(completion, ignore_case) in wanted)
 

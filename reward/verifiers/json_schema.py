@@ -9,6 +9,7 @@ from typing import Any
 
 try:
     import jsonschema
+    import referencing
 except ImportError as error:
     raise ImportError("the verifier json_schema needs jsonschema: pip install 'posttrain[json-schema]'") from error
 
@@ -24,8 +25,11 @@ def verify(
 ) -> tuple[float, str]:
     """Give 1 where the completion is JSON, perhaps in one code fence, that satisfies `schema` or the row's own.
 
+    NaN and Infinity, which Python's parser takes, are not JSON (RFC 8259). Nothing is fetched.
+
     Raises:
         KeyError: there is no schema.
+        referencing.exceptions.Unresolvable: it refers to a schema elsewhere.
         jsonschema.SchemaError: the schema is none.
     """
     wanted = row[column] if schema is None else schema
@@ -33,8 +37,13 @@ def verify(
     validator.check_schema(wanted)
     fenced = _FENCE.match(completion)
     try:
-        value = json.loads(fenced["body"] if fenced else completion)
-    except json.JSONDecodeError as error:
-        return 0.0, f"not JSON: {error}"
-    first = next(iter(validator(wanted).iter_errors(value)), None)
+        value = json.loads(fenced["body"] if fenced else completion, parse_constant=_refuse)
+    except ValueError as error:
+        return 0.0, f"not JSON: {error}"[:200]
+    # An empty registry: by default a $ref to a web address is fetched.
+    first = next(iter(validator(wanted, registry=referencing.Registry()).iter_errors(value)), None)
     return (1.0, "satisfies the schema") if first is None else (0.0, f"{first.json_path}: {first.message}"[:200])
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

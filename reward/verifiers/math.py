@@ -12,12 +12,23 @@ except ImportError as error:
 
 
 def verify(
-    prompt: Sequence[Mapping[str, Any]], completion: str, row: Mapping[str, Any], column: str = "reference"
-) -> float:
-    """Give 1 where the last expression of the completion equals the reference (1/2 and 0.5 and \\frac12 are equal).
+    prompt: Sequence[Mapping[str, Any]],
+    completion: str,
+    row: Mapping[str, Any],
+    column: str = "reference",
+    float_rounding: int = 6,
+) -> tuple[float, str]:
+    """Give 1 where the completion's result equals the reference (1/2 and 0.5 and \\frac12 are equal).
 
     The time limit is that of the child process: math-verify's own returns False when it strikes, which would be a
     score of 0 for an answer that nobody has judged.
+
+    Write references as LaTeX in dollars: a plain (1, 2) is read as 2, a plain {1,2} as nothing. All that an
+    answer puts in `\\boxed` counts together, so two guesses are wrong; without any, its first stated result counts. A
+    letter of multiple choice is for `exact`.
+
+    Args:
+        float_rounding: decimals that count where a number is not exact; 1/3 equals 0.333 with 3.
 
     Raises:
         ValueError: the reference cannot be read as mathematics.
@@ -28,8 +39,9 @@ def verify(
         raise ValueError(f"the reference {row[column]!r} cannot be read as mathematics")
     given = _parse(completion)
     if not given:
-        return 0.0
-    return float(math_verify.verify(wanted, given, timeout_seconds=None, raise_on_error=True))
+        return 0.0, "no result that can be read as mathematics"
+    equal = math_verify.verify(wanted, given, float_rounding, timeout_seconds=None, raise_on_error=True)
+    return float(equal), f"read as {str(given[0])[:100]}"
 
 
 def _parse(text: str) -> list[Any]:

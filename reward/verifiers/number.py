@@ -24,18 +24,20 @@ def verify(
     """Give 1 where the last number of the completion equals the reference within `tolerance`, relative or absolute.
 
     Reads thousands separators, decimals, exponents, simple fractions and percent (50 % equals 0.5 and 50). An answer
-    without a number is wrong.
+    without a number, or with one beyond what a float holds, is wrong.
 
     Raises:
-        ValueError: the reference is no number.
+        ValueError: the reference is no number, or too large for a float.
         KeyError: the row has no such column.
     """
     wanted = last_number(str(row[column]))
-    if wanted is None:
-        raise ValueError(f"the reference {row[column]!r} is no number")
+    if wanted is None or not all(map(math.isfinite, wanted)):
+        raise ValueError(f"the reference {row[column]!r} is no number that a float holds")
     given = last_number(completion)
     if given is None:
         return 0.0
+    # Two numbers too large for a float are both infinite, and infinity is close to itself.
+    given = tuple(filter(math.isfinite, given))
     return float(any(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a in given for b in wanted))
 
 

@@ -10,12 +10,12 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
+from reward.descendants import kill_tree
 from reward.errors import RewardError
 
 Outcome = dict[str, Any]  # {"score": float} (perhaps with "reason") or {"error": str}
@@ -23,8 +23,13 @@ Outcome = dict[str, Any]  # {"score": float} (perhaps with "reason") or {"error"
 _START_SECONDS = 120.0
 """An import of torch or sympy on a loaded machine takes tens of seconds; it is no row's fault."""
 
-
 _ROWS_PER_WRITE = 64
+
+_NOISE_BYTES = 500
+"""Of what a verifier prints, the end is kept: a traceback ends with its reason."""
+
+_LONGEST_ANSWER = 1 << 20
+"""A score, or an error of a few hundred characters, is far shorter."""
 
 
 class Silence(Exception):
@@ -51,10 +56,11 @@ class VerifierProcess:
         self._sending = memoryview(b"")
         self._lines: deque[bytes] = deque()
         self._torn = b""
-        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
+        self._noise = b""
         self._process = self._start()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._selector.register(self._stderr, selectors.EVENT_READ)
         # A row can be larger than the pipe: writing must not keep us from reading answers and watching the clock.
         os.set_blocking(self._stdin.fileno(), False)
         try:
@@ -71,23 +77,34 @@ class VerifierProcess:
         """
         lines = list(lines)
         self._send(lines)
-        for _ in lines:
+        for number in range(len(lines)):
             try:
-                outcome = json.loads(self._read_line(self.timeout_s))
+                outcome = self._outcome(number)
             except Silence as silence:
                 yield {"error": str(silence)}
                 return
             yield outcome
 
+    def _outcome(self, number: int) -> Outcome:
+        line = self._read_line(self.timeout_s)
+        try:
+            outcome = json.loads(line)
+            if outcome.pop("number") == number:
+                return outcome
+        except (ValueError, KeyError, AttributeError, TypeError):
+            pass
+        raise Silence(f"the verifier wrote into the pipe of its answers: {line[:80]!r}")
+
     def close(self) -> None:
         """Kill the child and everything it started, and free its pipes; closing twice is harmless."""
-        with contextlib.suppress(ProcessLookupError):
+        if self._process.returncode is None:
+            kill_tree(self._process.pid)
+            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # what is left where it ended by itself
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
         self._selector.close()
-        self._stdout.close()
-        self._stdin.close()
-        self._noise.close()
+        for pipe in (self._stdout, self._stdin, self._stderr):
+            pipe.close()
 
     def __enter__(self) -> VerifierProcess:
         return self
@@ -102,7 +119,8 @@ class VerifierProcess:
             [sys.executable, "-P", "-m", "reward.verifiers.child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._noise,
+            # A pipe, not a file: a verifier that prints without end must not fill the disk.
+            stderr=subprocess.PIPE,
             bufsize=0,
             env=environment,
             # A session of its own: a kill reaches whatever the verifier has started.
@@ -118,6 +136,11 @@ class VerifierProcess:
     def _stdout(self) -> IO[bytes]:
         assert self._process.stdout is not None
         return self._process.stdout
+
+    @property
+    def _stderr(self) -> IO[bytes]:
+        assert self._process.stderr is not None
+        return self._process.stderr
 
     def _handshake(self, start: dict[str, Any]) -> None:
         self._send([json.dumps(start).encode() + b"\n"])
@@ -143,6 +166,8 @@ class VerifierProcess:
             for key, _ in ready:
                 if key.fileobj is self._stdin:
                     self._write_some()
+                elif key.fileobj is self._stderr:
+                    self._read_noise()
                 else:
                     self._read_some()
         return self._lines.popleft()
@@ -163,8 +188,16 @@ class VerifierProcess:
             return
         self._sending = self._sending[sent:]
 
+    def _read_noise(self) -> None:
+        part = os.read(self._stderr.fileno(), 1 << 16)
+        self._noise = (self._noise + part)[-_NOISE_BYTES:]
+        if not part:
+            self._selector.unregister(self._stderr)
+
     def _read_some(self) -> None:
         part = os.read(self._stdout.fileno(), 1 << 16)
+        if len(self._torn) > _LONGEST_ANSWER:
+            raise Silence("the verifier wrote into the pipe of its answers, without end")
         if not part:
             raise Silence(self._how_it_ended())
         *lines, self._torn = (self._torn + part).split(b"\n")
@@ -180,6 +213,9 @@ class VerifierProcess:
             return f"crashed: the verifier's process was ended by {signal.Signals(-code).name}"
         return f"crashed: the verifier ended its process with exit code {code}"
 
-    def _last_noise(self, characters: int = 500) -> str:
-        self._noise.seek(0)
-        return self._noise.read()[-characters:].decode("utf-8", "replace").strip()
+    def _last_noise(self) -> str:
+        os.set_blocking(self._stderr.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._stderr.fileno(), 1 << 16):
+                self._noise = (self._noise + part)[-_NOISE_BYTES:]
+        return self._noise.decode("utf-8", "replace").strip()

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import threading
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from reward.errors import RewardError, TooManyErrors
 from reward.ids import Row, completion_text
 from reward.verifiers.process import Outcome, VerifierProcess
-
-BUILT_INS = {
-    "exact": "reward.verifiers.exact:verify",
-    "number": "reward.verifiers.number:verify",
-    "regex": "reward.verifiers.regex:verify",
-    "json_schema": "reward.verifiers.json_schema:verify",
-    "math": "reward.verifiers.math:verify",
-}
-"""Short names of the verifiers of this package."""
+from reward.verifiers.record import Record
+from reward.verifiers.settings import BUILT_INS, VerifierSettings
 
 _HOPELESS = 20
 """A verifier that failed on its first twenty rows is broken; each further row could cost its whole time limit."""
+
+_SUSPICIOUS = 20
+"""From this many rows, equal scores throughout are more likely a fault of the verifier than a finding."""
+
+_BLOCK = 64
+"""Rows that a worker takes at once; fewer where there are few."""
+
+Outcomes = Generator[Outcome, None, None]
+
+log = logging.getLogger(__name__)
 
 
 def run_verifier(
@@ -30,19 +38,24 @@ def run_verifier(
     max_error_rate: float = 0.1,
     memory_mb: int = 4096,
     options: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    journal: Path | None = None,
 ) -> list[Row]:
-    """Score rows with `verify(prompt, completion, row)` in a child process.
+    """Score rows with `verify(prompt, completion, row)` in child processes.
 
     A verifier that hangs is killed with everything it started, one that crashes or raises costs its row only; both
-    give `error`, never a score of 0. Works from any thread.
+    give `error`, never a score of 0. Works from any thread. Where all scores are equal a warning says so.
 
     Args:
         spec: `FILE.py:FUNCTION`, `package.module:function`, or a name in `BUILT_INS`.
         rows: COMPLETION rows; the whole row is passed on, so a `reference` column can be read.
         timeout_s: seconds for one row.
         max_error_rate: share of rows that may fail.
-        memory_mb: address space of the child, in MiB.
+        memory_mb: address space of each child, in MiB.
         options: further keyword arguments for the function.
+        workers: child processes at once.
+        journal: file that keeps each outcome as it comes; a later call with the same question goes on from there, and
+            tries rows again that were errors. It is left there.
 
     Returns:
         The rows in input order with `score` (and `reason`, where the verifier gives one), or with `score` None and
@@ -53,27 +66,73 @@ def run_verifier(
         TooManyErrors: more rows failed than `max_error_rate` allows; its `rows` holds what was scored until then.
     """
     copies = [dict(row) for row in rows]
+    settings = VerifierSettings(options or {}, timeout_s, memory_mb, max_error_rate, workers)
     results: list[Row] = []
     num_errors = 0
-    for outcome in _outcomes(BUILT_INS.get(spec, spec), copies, timeout_s, memory_mb, options or {}):
-        results.append(_with_outcome(copies[len(results)], outcome))
-        num_errors += "error" in outcome
-        hopeless = num_errors == len(results) == _HOPELESS < len(copies)
-        if hopeless or num_errors > max_error_rate * len(copies):
-            raise TooManyErrors(_too_many(spec, results, num_errors, len(copies), max_error_rate), results)
+    with Record(journal, _asked(spec, settings.options)) as record:
+        outcomes = _recorded(BUILT_INS.get(spec, spec), copies, settings, record)
+        try:
+            for outcome in outcomes:
+                results.append(_with_outcome(copies[len(results)], outcome))
+                num_errors += "error" in outcome
+                hopeless = num_errors == len(results) == _HOPELESS < len(copies)
+                if hopeless or num_errors > max_error_rate * len(copies):
+                    raise TooManyErrors(_too_many(spec, results, num_errors, len(copies), max_error_rate), results)
+        finally:
+            outcomes.close()
+    _warn_if_all_equal(spec, results)
     return results
 
 
-def _outcomes(
-    spec: str, rows: list[Row], timeout_s: float, memory_mb: int, options: Mapping[str, Any]
-) -> Iterator[Outcome]:
+def _asked(spec: str, options: Mapping[str, Any]) -> str:
+    """Return what is asked of a verifier: its name, its file's content and its options."""
+    file = Path(spec.rpartition(":")[0])
+    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" and file.is_file() else ""
+    return json.dumps([spec, content, dict(options)], sort_keys=True)
+
+
+def _recorded(spec: str, rows: list[Row], settings: VerifierSettings, record: Record) -> Outcomes:
+    """Yield every row's outcome in order: the one on record, or a new one, which is put on record first."""
     lines = [_line(row, number) for number, row in enumerate(rows, start=1)]
+    known = [record.known(line) for line in lines]
+    missing = [line for line, outcome in zip(lines, known, strict=True) if outcome is None]
+    fresh = _outcomes(spec, missing, settings)
+    try:
+        for line, outcome in zip(lines, known, strict=True):
+            if outcome is None:
+                outcome = next(fresh)
+                record.add(line, outcome)
+            yield outcome
+    finally:
+        fresh.close()
+
+
+def _outcomes(spec: str, lines: list[bytes], settings: VerifierSettings) -> Outcomes:
+    stop = threading.Event()
+    if settings.workers == 1:
+        yield from _block(spec, lines, settings, stop)
+        return
+    size = max(1, min(_BLOCK, -(-len(lines) // settings.workers)))
+    blocks = [lines[start : start + size] for start in range(0, len(lines), size)]
+    with ThreadPoolExecutor(settings.workers) as pool:
+        futures = [pool.submit(lambda block: list(_block(spec, block, settings, stop)), block) for block in blocks]
+        try:
+            for future in futures:
+                yield from future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _block(spec: str, lines: Sequence[bytes], settings: VerifierSettings, stop: threading.Event) -> Outcomes:
     done = 0
-    while done < len(lines):
-        with VerifierProcess(spec, options, timeout_s, memory_mb) as process:
+    while done < len(lines) and not stop.is_set():
+        with VerifierProcess(spec, settings.options, settings.timeout_s, settings.memory_mb) as process:
             for outcome in process.ask(lines[done:]):
                 done += 1
                 yield outcome
+                if stop.is_set():
+                    return
 
 
 def _line(row: Row, number: int) -> bytes:
@@ -98,3 +157,12 @@ def _too_many(spec: str, results: list[Row], num_errors: int, num_rows: int, max
         f"verifier {spec!r} failed on {num_errors} of the first {len(results)} rows (of {num_rows}; at most "
         f"{max_error_rate:.0%} may fail). The first error: {first}. Mend the verifier, or raise max_error_rate."
     )
+
+
+def _warn_if_all_equal(spec: str, results: list[Row]) -> None:
+    scores = {row["score"] for row in results if row["score"] is not None}
+    if len(results) >= _SUSPICIOUS and len(scores) == 1:
+        log.warning(
+            "verifier %r gave all of %d rows the score %g: nothing can be told apart by it. Look at its options and at "
+            "a few rows.", spec, len(results), scores.pop(),
+        )  # fmt: skip

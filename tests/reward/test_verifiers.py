@@ -9,6 +9,7 @@ import pytest
 from reward.errors import RewardError, TooManyErrors
 from reward.verifiers import number
 from reward.verifiers.runner import run_verifier
+from reward.verifiers.settings import VerifierSettings, parse_verifier
 
 
 def row(text, **columns):
@@ -228,6 +229,148 @@ def verify(prompt, completion, row):
     assert not _runs(pid)
 
 
+# ---------------------------------------------------------------- under pressure
+
+
+PRESSURE = {
+    "endless": "while True: pass",
+    "power": "return 5 ** 5 ** 5 ** 5",
+    "regex": "import re; return bool(re.match(r'(a+)+$', 'a' * 60 + 'b'))",
+    "exit": "import os; os._exit(0)",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "segfault": "import ctypes; ctypes.string_at(0)",
+    "memory": "return len(bytearray(1 << 34))",
+    "recursion": "return verify(prompt, completion, row)",
+    "closes": "import os; os.closerange(3, 64)",
+    "answers": "import os\n    for number in range(3, 16):\n        try: os.write(number, b'{\"number\": 7}\\n')\n"
+               "        except OSError: pass\n    return 1",
+    "floods": "import os\n    for number in range(3, 16):\n        try:\n"
+              "            while True: os.write(number, b'x' * 65536)\n"
+              "        except OSError: pass",
+}  # fmt: skip
+
+
+def pressing(tmp_path):
+    """A verifier that does what its row says, and scores ordinary rows by their length."""
+    cases = "".join(
+        f"def {name}(prompt, completion, row):\n    {code}\n\n".replace("verify(", f"{name}(")
+        for name, code in PRESSURE.items()
+    )
+    return write(
+        tmp_path, f"{cases}\ndef verify(prompt, completion, row):\n"
+        "    do = globals().get(completion)\n"
+        "    return do(prompt, completion, row) if do else len(completion)\n"
+    )  # fmt: skip
+
+
+def test_whatever_a_verifier_does_is_an_error_of_its_row_alone(tmp_path):
+    texts = [text for name in PRESSURE for text in (name, "x" * 3)] + ["y" * 1_000_000]
+    results = run_verifier(
+        pressing(tmp_path), [row(text) for text in texts], timeout_s=0.7, max_error_rate=1.0, memory_mb=1024, workers=2
+    )
+    assert [r["score"] for r in results] == [None, 3.0] * len(PRESSURE) + [1e6]
+    errors = {name: results[2 * index]["error"] for index, name in enumerate(PRESSURE)}
+    for name, word in (("endless", "timeout"), ("regex", "timeout"), ("exit", "exit code 0"), ("killed", "SIGKILL"),
+                       ("segfault", "SIGSEGV"), ("memory", "MemoryError"), ("recursion", "RecursionError"),
+                       ("answers", "into the pipe"), ("floods", "into the pipe")):  # fmt: skip
+        assert word in errors[name], errors
+    assert "timeout" in errors["power"] or "MemoryError" in errors["power"]
+
+
+def test_one_that_prints_and_reads_is_left_alone(tmp_path):
+    spec = write(
+        tmp_path,
+        "import sys\nprint('at import')\ndef verify(prompt, completion, row):\n"
+        "    print('x' * 3_000_000); sys.stderr.write('y' * 3_000_000)\n    return len(sys.stdin.read())\n",
+    )
+    assert [r["score"] for r in run_verifier(spec, [row("a"), row("b")])] == [0.0, 0.0]
+
+
+def test_one_that_forks_answers_once(tmp_path):
+    spec = write(
+        tmp_path, "import os\ndef verify(prompt, completion, row):\n    os.fork()\n    return len(completion)\n"
+    )
+    results = run_verifier(spec, [row("a" * n) for n in range(1, 9)])
+    assert [r["score"] for r in results] == [float(n) for n in range(1, 9)]
+
+
+def test_a_daemon_that_it_starts_ends_with_it(tmp_path):
+    spec = write(
+        tmp_path,
+        f"""
+import os, time
+def verify(prompt, completion, row):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+            time.sleep(300)
+        os._exit(0)
+    while not os.path.exists({str(tmp_path / "pid")!r}) or not open({str(tmp_path / "pid")!r}).read(): time.sleep(0.01)
+    return 1
+""",
+    )
+    assert run_verifier(spec, [row("x")])[0]["score"] == 1.0
+    assert not _runs(int((tmp_path / "pid").read_text()))
+
+
+def test_workers_give_the_same_in_the_same_order(tmp_path):
+    spec = write(
+        tmp_path, "import os\ndef verify(prompt, completion, row):\n    return len(completion), str(os.getpid())\n"
+    )
+    rows = [row("x" * n) for n in range(50)]
+    results = run_verifier(spec, rows, workers=2)
+    assert [r["score"] for r in results] == [float(n) for n in range(50)]
+    assert len({r["reason"] for r in results}) == 2
+    with pytest.raises(TooManyErrors):
+        run_verifier(write(tmp_path, "def verify(prompt, completion, row): 1 / 0\n"), rows, workers=2)
+
+
+def test_what_was_scored_is_kept_and_a_rerun_goes_on(tmp_path):
+    """Rows 3 and 4 fail while a file is missing: the first run stops there, the second asks for nothing but those."""
+    asked, key = tmp_path / "asked", tmp_path / "key"
+    spec = write(
+        tmp_path,
+        f"def verify(prompt, completion, row):\n    open({str(asked)!r}, 'a').write(completion + ' ')\n"
+        f"    if completion in '34': open({str(key)!r})\n    return int(completion)\n",
+    )
+    rows = [row(text) for text in "0123456789"]
+    journal = tmp_path / "journal.jsonl"
+    with pytest.raises(TooManyErrors) as caught:
+        run_verifier(spec, rows, journal=journal)
+    assert [r["score"] for r in caught.value.rows] == [0.0, 1.0, 2.0, None, None]
+    asked.unlink()
+    key.touch()
+    assert [r["score"] for r in run_verifier(spec, rows, journal=journal)] == [float(n) for n in range(10)]
+    assert asked.read_text().split() == list("3456789")
+    asked.unlink()
+    run_verifier(spec, rows[::-1], journal=journal)
+    assert not asked.exists()
+    run_verifier(spec, rows[:1], journal=journal, options={}, max_error_rate=1.0)
+    assert not asked.exists()
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "\n# another verifier\n")
+    run_verifier(spec, rows[:1], journal=journal)
+    assert asked.read_text().split() == ["0"]
+
+
+def test_equal_scores_throughout_are_warned_about(caplog, tmp_path):
+    spec = write(tmp_path, "def verify(prompt, completion, row):\n    return float(completion == 'b')\n")
+    run_verifier(spec, [row("a")] * 19 + [row("b")])
+    assert not caplog.records
+    run_verifier(spec, [row("a")] * 20)
+    assert "all of 20 rows the score 0" in caplog.text
+
+
+def test_options_are_part_of_a_name():
+    assert parse_verifier("number") == ("number", VerifierSettings())
+    function, settings = parse_verifier("mine.py:f?tolerance=0.01&pattern=a%26b&flags=[1]&timeout_s=2&workers=2")
+    assert function == "mine.py:f" and settings.options == {"tolerance": 0.01, "pattern": "a&b", "flags": [1]}
+    assert (settings.timeout_s, settings.workers) == (2, 2)
+    for wrong in ("number?tolerance", "number?timeout_s=soon", "number?workers=1.5", "number?timeout_s=0"):
+        with pytest.raises(RewardError, match="number"):
+            parse_verifier(wrong)
+
+
 # ---------------------------------------------------------------- the built-in ones
 
 
@@ -236,6 +379,7 @@ def test_exact_match_folds_white_space_but_not_case():
     assert score_of("exact", "paris", reference="Paris") == 0.0
     assert score_of("exact", "paris", options={"ignore_case": True}, reference=["Rome", "Paris"]) == 1.0
     assert "KeyError" in score_of("exact", "Paris")
+    assert "ValueError" in score_of("exact", "None", reference=None)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +397,9 @@ def test_numbers_within_a_tolerance():
     assert score_of("number", "50 %", reference="0.5") == 1.0
     assert score_of("number", "no idea", reference=4) == 0.0
     assert "no number" in score_of("number", "4", reference="four")
+    assert "no number" in score_of("number", "4", reference="1e999")
+    assert score_of("number", "1e400", reference="1e300") == 0.0
+    assert score_of("number", "7" * 1_000_000, reference=7) == 0.0
 
 
 def test_a_regular_expression_of_the_row_or_of_the_options():
@@ -270,11 +417,27 @@ def test_json_that_satisfies_a_schema():
     assert "$.a" in results[2]["reason"] and "not JSON" in results[3]["reason"]
 
 
+def test_json_is_strict_and_nothing_is_fetched():
+    pytest.importorskip("jsonschema")
+    assert score_of("json_schema", '{"a": NaN}', schema={}) == 0.0
+    assert score_of("json_schema", "1", schema={"type": "integer"}) == 1.0
+    assert "Unresolvable" in score_of("json_schema", "1", schema={"$ref": "http://127.0.0.1:9/schema.json"})
+    slow = {"type": "string", "pattern": "^(a+)+$"}
+    (result,) = run_verifier("json_schema", [row(f'"{"a" * 60}b"', schema=slow)], timeout_s=1.0, max_error_rate=1.0)
+    assert "timeout" in result["error"]
+
+
 @pytest.mark.slow
 def test_mathematical_equality():
     pytest.importorskip("math_verify")
     cases = [("The answer is $\\frac{1}{2}$", "0.5", 1.0), ("so $x = 3$", "$3$", 1.0), ("It is 4", "$5$", 0.0),
-             ("no idea", "$5$", 0.0), ("$2\\sqrt{2}$", "$\\sqrt{8}$", 1.0)]  # fmt: skip
+             ("no idea", "$5$", 0.0), ("$2\\sqrt{2}$", "$\\sqrt{8}$", 1.0), ("\\boxed{1} or \\boxed{2}", "2", 0.0),
+             ("1,000", "1000", 1.0), ("10%", "0.1", 1.0), ("0.333", "$1/3$", 0.0), ("4", "{1,2,3}", None)]  # fmt: skip
     rows = [row(text, reference=reference) for text, reference, _ in cases]
     results = run_verifier("math", rows, timeout_s=60)
     assert [r["score"] for r in results] == [score for _, _, score in cases]
+    (rounded,) = run_verifier("math", [row("0.333", reference="$1/3$")], timeout_s=60, options={"float_rounding": 3})
+    assert rounded["score"] == 1.0
+    power = row("$5^{5^{5^5}}$", reference="$2$")
+    results = run_verifier("math", [rows[2], power, rows[2]], timeout_s=4, max_error_rate=1.0)
+    assert [r["score"] for r in results] == [0.0, None, 0.0] and "error" in results[1]
