@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,7 +35,9 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
     Returns:
         ``win_rate``, ``low``, ``high``, ``num_pairs`` (prompts with a readable verdict), ``wins``, ``ties``,
         ``losses``, ``unreadable`` (verdicts), ``length_controlled`` (its three numbers are None where lengths are not
-        known), ``mean_length_a``, ``mean_length_b``.
+        known), ``mean_length_a``, ``mean_length_b``. Where the verdicts are of a judge that was asked in both orders,
+        ``flip_rate`` too: the share of readable verdicts whose two orders disagreed, and ``flags``, how often each of
+        the verdicts' flags was raised.
 
     Raises:
         DataError: a preference outside [0, 1], or no readable verdict.
@@ -61,7 +64,15 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
         "length_controlled": _length_controlled(preferences, lengths, seed, num_bootstrap),
         "mean_length_a": None if lengths is None else float(lengths[:, 0].mean()),
         "mean_length_b": None if lengths is None else float(lengths[:, 1].mean()),
+        **_both_orders(rows),
     }
+
+
+def _both_orders(rows: list[Row]) -> dict[str, Any]:
+    """Give what only a judge that read every pair in both orders can tell."""
+    flips = [row["flipped"] for row in rows if row["preference"] is not None and "flipped" in row]
+    flags = Counter(flag for row in rows for flag in row.get("flags") or ())
+    return {"flip_rate": sum(flips) / len(flips), "flags": dict(sorted(flags.items()))} if flips else {}
 
 
 def check_verdicts(rows: list[Row]) -> None:

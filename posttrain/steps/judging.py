@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
-from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm
+from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm, replies
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import finish_win_rate
-from reward.judges.asking import Messages
 from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 from reward.judges.tournament import round_robin_scores
 
@@ -43,9 +41,4 @@ def _open(
     tokenizer = open_tokenizer(model_dir)
     params = params_of({**GREEDY, "max_completion_tokens": judge.max_completion_tokens}, tokenizer, model_dir)
     reply = text_generator(open_engine(model_dir, endpoint, call.execution), tokenizer, params, call.template_date)
-    calls = count(seed)
-
-    def generate(conversations: list[Messages]) -> list[str]:
-        return [text for text, _ in reply(conversations, next(calls))]
-
-    return PairwiseJudge(generate, template or TEMPLATE)
+    return PairwiseJudge(replies(reply, seed), template or TEMPLATE)

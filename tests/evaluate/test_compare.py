@@ -78,5 +78,5 @@ def test_prompts_that_one_side_lacks_are_named(tmp_path, caplog):
 
 def test_unknown_judges_are_refused():
     for spec in ("oracle:x", "verifier", "labels:"):
-        with pytest.raises(DataError, match="reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL or labels"):
+        with pytest.raises(DataError, match="reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL, rubric:DIR"):
             compare([row("p", "red")], [row("p", "red")], spec)
