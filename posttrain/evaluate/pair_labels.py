@@ -62,9 +62,7 @@ def read_choices(path: str | PathLike[str]) -> list[Row]:
             faults.add(f"line {number}: {fault}")
         if not told and not isinstance(row, str):
             preference = CHOICES[row["choice"]] if "choice" in row else row["preference"]
-            found.append(
-                {"pair_id": row["pair_id"], "preference": preference, "labeller": row.get("labeller")}
-            )
+            found.append({"pair_id": row["pair_id"], "preference": preference, "labeller": row.get("labeller")})
     faults.raise_if_any(DataError)
     if not found:
         raise DataError(f'{path} holds no labels; expected lines of {{"pair_id": …, "choice": "first"}}')

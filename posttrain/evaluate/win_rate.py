@@ -46,9 +46,7 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
     check_verdicts(rows)
     prompts = average_by_prompt(rows)
     if not prompts:
-        raise DataError(
-            f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied"
-        )
+        raise DataError(f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied")
     preferences = np.array([prompt["preference"] for prompt in prompts])
     low, high = mean_interval(preferences, seed, num_bootstrap)
     lengths = _lengths(prompts)

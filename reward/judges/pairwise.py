@@ -64,9 +64,7 @@ class PairwiseJudge:
                     "replies": replies[2 * place : 2 * place + 2],
                     "length_a": len(texts[0]),
                     "length_b": len(texts[1]),
-                    "flags": [
-                        f"hollow_{side}" for side, text in zip("ab", texts, strict=True) if is_hollow(text)
-                    ],
+                    "flags": [f"hollow_{side}" for side, text in zip("ab", texts, strict=True) if is_hollow(text)],
                 }
             )
         return verdicts

@@ -109,7 +109,7 @@ def test_thoughts_that_end_are_left_behind():
 
 def test_random_compositions_of_the_parsers_signs_are_never_read():
     chance = random.Random(0)
-    gaps = [*[""] * 30, *" *`\"\n)_\u200b\u200d\u2028\N{NO-BREAK SPACE}", "**", "> "]
+    gaps = [*[""] * 30, *' *`"\n)_\u200b\u200d\u2028\N{NO-BREAK SPACE}', "**", "> "]
     starts = ["", "", "so\n", "# ", "> ", "final ", "(quoted) "]
     ends = ["", "", "", "]]", "]］", "\n", ".", "\n```", "</s>"]
     words = ["Verdict", "VERDICT", "verdict", "Ｖerdict", "V\u0435rdict", "Rating", "[[", "［["]
