@@ -214,7 +214,7 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--judge", required=True, help=JUDGES)
     parser.add_argument("--judge-template", metavar="FILE", help="question that llm or rubric asks (default: built in)")
     parser.add_argument("--out", required=True, help="folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the calls of llm and rubric")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
     _add_labelling(verbs)

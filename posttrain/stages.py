@@ -73,7 +73,7 @@ _ROWS = (
     ("dpo", 1, "model, PREFERENCE", "model", "training:dpo"),
     ("average", 1, "model", "model", "training:average"),
     ("verify", 1, "COMPLETION", "COMPLETION", "evaluation:verify"),
-    ("win_rate", 1, "COMPLETION, COMPLETION", "verdicts", "evaluation:win_rate_of_scores"),
+    ("win_rate", 2, "COMPLETION, COMPLETION", "verdicts", "evaluation:win_rate_of_scores"),
     ("judged_win_rate", 2, "COMPLETION, COMPLETION, model", "verdicts", "judging:win_rate_of_judge"),
     ("choose", 1, "verdicts", "decision", "evaluation:choose_average"),
     ("gate", 1, "verdicts", "decision", "evaluation:decide"),

@@ -137,10 +137,10 @@ def winrate(args: Namespace) -> None:
     rows_a, rows_b = read_rows(args.a), read_rows(args.b)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
-    verdicts = compare(rows_a, rows_b, args.judge, args.judge_template)
+    verdicts = compare(rows_a, rows_b, args.judge, args.judge_template, args.seed)
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
     judge = {"judge": args.judge, "template": template_text(args.judge, args.judge_template)}
-    result = {**win_rate(verdicts, args.seed), "judge": judge}
+    result = {**win_rate(verdicts), "judge": judge}
     atomic_write(out / "win_rate.json", json.dumps(result, indent=1) + "\n")
     if args.json:
         print(json.dumps(result, indent=1))

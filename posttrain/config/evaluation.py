@@ -60,7 +60,7 @@ class EvaluateConfig(Section):
     max_completion_tokens: PositiveInt = 1024
     """Longest answer, in tokens."""
     num_bootstrap: PositiveInt = 2000
-    """Resamples over prompts for the 95 % interval."""
+    """Resamples over prompts for the 95 % intervals of ratings."""
 
 
 class GateConfig(Section):

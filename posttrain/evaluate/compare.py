@@ -13,7 +13,7 @@ from posttrain.evaluate.pairing import mean_length, pair_rows, pair_scores
 
 Row = dict[str, Any]
 Compare = Callable[[list[Row], list[Row], str], list[Row]]
-Read = Callable[[list[Row], list[Row], str, Path | None], list[Row]]
+Read = Callable[[list[Row], list[Row], str, Path | None, int], list[Row]]
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ EXPECTED = "reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL, rubric:
 
 
 def compare(
-    rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str, template: str | Path | None = None
+    rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str, template: str | Path | None = None, seed: int = 0
 ) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
@@ -32,6 +32,7 @@ def compare(
         judge_spec: ``reward_model:DIR``, ``verifier:FILE.py:FUNCTION``, ``llm:DIR-or-URL``, ``rubric:DIR-or-URL`` or
             ``labels:FILE``.
         template: text file of the question that ``llm`` and ``rubric`` ask; the built-in one when None.
+        seed: of their calls.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -41,7 +42,7 @@ def compare(
         DataError: the judge is none of these, or takes no template; or the rows cannot be paired.
         PosttrainError: as the judge raises.
     """
-    decide, target = parse_judge(judge_spec, template)
+    decide, target = parse_judge(judge_spec, template, seed)
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b)
@@ -57,14 +58,14 @@ def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
         log.warning("%d prompts are not in %s and are left out: %s", len(prompt_ids), where, shown)
 
 
-def parse_judge(judge_spec: str, template: str | Path | None = None) -> tuple[Compare, str]:
+def parse_judge(judge_spec: str, template: str | Path | None = None, seed: int = 0) -> tuple[Compare, str]:
     """Split a judge into the function that compares by it, and its target."""
     kind, _, target = judge_spec.partition(":")
     if kind not in {**JUDGES, **READERS} or not target:
         raise DataError(f"judge is {judge_spec!r}; expected {EXPECTED}")
     if kind in READERS:
         path = None if template is None else Path(template)
-        return lambda rows_a, rows_b, target: READERS[kind](rows_a, rows_b, target, path), target
+        return lambda rows_a, rows_b, target: READERS[kind](rows_a, rows_b, target, path, seed), target
     if template is not None:
         raise DataError(
             f"judge {judge_spec!r} reads no template; give --judge-template {template} to llm: or rubric: only"
@@ -104,20 +105,20 @@ def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str) -> list[Row
     return pair_scores(run_verifier(function, rows_a), run_verifier(function, rows_b))
 
 
-def by_llm(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None) -> list[Row]:
+def by_llm(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int) -> list[Row]:
     """Let a language model read both answers, in both orders."""
     from posttrain.evaluate.llm_judge import compare_by_llm, deferred
     from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 
-    return compare_by_llm(rows_a, rows_b, PairwiseJudge(deferred(target), template or TEMPLATE))
+    return compare_by_llm(rows_a, rows_b, PairwiseJudge(deferred(target, seed), template or TEMPLATE))
 
 
-def by_rubric(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None) -> list[Row]:
+def by_rubric(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int) -> list[Row]:
     """Let a language model rate each answer alone."""
     from posttrain.evaluate.llm_judge import compare_by_rubric, deferred
     from reward.judges.rubric import TEMPLATE, RubricJudge
 
-    return compare_by_rubric(rows_a, rows_b, RubricJudge(deferred(target), template or TEMPLATE))
+    return compare_by_rubric(rows_a, rows_b, RubricJudge(deferred(target, seed), template or TEMPLATE))
 
 
 def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:

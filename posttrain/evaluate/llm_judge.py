@@ -56,7 +56,7 @@ def compare_by_rubric(rows_a: Iterable[Row], rows_b: Iterable[Row], judge: Rubri
     return verdicts
 
 
-def open_generate(target: str) -> Generate:
+def open_generate(target: str, seed: int = 0) -> Generate:
     """Open the judge ``DIR`` (a Hugging Face folder) or ``http://host/v1`` (a server; ``#MODEL`` names one of several).
 
     Returns:
@@ -74,7 +74,7 @@ def open_generate(target: str) -> Generate:
     tokenizer = open_tokenizer(folder)
     max_tokens = LLMJudge.model_fields["max_completion_tokens"].default
     params = params_of({**GREEDY, "max_completion_tokens": max_tokens}, tokenizer, folder)
-    return replies(text_generator(open_engine(folder, endpoint, Execution()), tokenizer, params))
+    return replies(text_generator(open_engine(folder, endpoint, Execution()), tokenizer, params), seed)
 
 
 def replies(reply: GenerateText, seed: int = 0) -> Generate:
@@ -88,13 +88,13 @@ def replies(reply: GenerateText, seed: int = 0) -> Generate:
     return generate
 
 
-def deferred(target: str) -> Generate:
+def deferred(target: str, seed: int = 0) -> Generate:
     """Open a judge at the first question: a template that cannot be used should show before weights are loaded."""
     opened: list[Generate] = []
 
     def generate(conversations: list[Messages]) -> list[str]:
         if not opened:
-            opened.append(open_generate(target))
+            opened.append(open_generate(target, seed))
         return opened[0](conversations)
 
     return generate

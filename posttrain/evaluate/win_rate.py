@@ -17,7 +17,7 @@ from posttrain.evaluate.pairing import pair_scores as pair_scores  # callers fin
 Row = dict[str, Any]
 
 
-def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> dict[str, Any]:
+def win_rate(verdicts: Iterable[Row]) -> dict[str, Any]:
     """Turn verdicts on A against B into A's win rate with its 95 % interval.
 
     Verdicts of one prompt are averaged first, so a prompt counts once however often it was sampled or judged;
@@ -29,8 +29,6 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
     Args:
         verdicts: rows of ``prompt_id``, ``preference`` (1 where A is better, 0 where B is, None where unreadable) and,
             where known, ``length_a`` and ``length_b`` (characters).
-        seed: of the bootstrap over prompts.
-        num_bootstrap: resamples of the prompts.
 
     Returns:
         ``win_rate``, ``low``, ``high``, ``num_pairs`` (prompts with a readable verdict), ``wins``, ``ties``,
@@ -48,7 +46,7 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
     if not prompts:
         raise DataError(f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied")
     preferences = np.array([prompt["preference"] for prompt in prompts])
-    low, high = mean_interval(preferences, seed, num_bootstrap)
+    low, high = mean_interval(preferences)
     lengths = _lengths(prompts)
     return {
         "win_rate": 0.5 + float(np.mean(preferences - 0.5)),
@@ -59,7 +57,7 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
         "ties": int(np.sum(preferences == 0.5)),
         "losses": int(np.sum(preferences < 0.5)),
         "unreadable": sum(row["preference"] is None for row in rows),
-        "length_controlled": _length_controlled(preferences, lengths, seed, num_bootstrap),
+        "length_controlled": _length_controlled(preferences, lengths),
         "mean_length_a": None if lengths is None else float(lengths[:, 0].mean()),
         "mean_length_b": None if lengths is None else float(lengths[:, 1].mean()),
         **_both_orders(rows),
@@ -122,10 +120,8 @@ def _lengths(prompts: list[Row]) -> np.ndarray | None:
     return np.array(pairs, dtype=float)
 
 
-def _length_controlled(
-    preferences: np.ndarray, lengths: np.ndarray | None, seed: int, num_bootstrap: int
-) -> dict[str, float | None]:
+def _length_controlled(preferences: np.ndarray, lengths: np.ndarray | None) -> dict[str, float | None]:
     if lengths is None:
         return {"win_rate": None, "low": None, "high": None}
-    rate, low, high = length_controlled(preferences, lengths[:, 0] - lengths[:, 1], seed, num_bootstrap)
+    rate, low, high = length_controlled(preferences, lengths[:, 0] - lengths[:, 1])
     return {"win_rate": rate, "low": low, "high": high}

@@ -26,12 +26,12 @@ def judge_rows(call: StageCall, annotator: JudgeAnnotator, rows: list[Row], seed
 
 
 def win_rate_of_judge(
-    call: StageCall, judge: LLMJudge, content: str | None, names: list[str], seed: int, num_bootstrap: int
+    call: StageCall, judge: LLMJudge, content: str | None, names: list[str], seed: int
 ) -> dict[str, Any]:
     """Compare two models by a language model that reads both answers, in both orders."""
     a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
     opened = _open(call, call.inputs.get("judge"), judge, judge.template, seed)
-    return finish_win_rate(call, compare_by_llm(a, b, opened), names, seed, num_bootstrap)
+    return finish_win_rate(call, compare_by_llm(a, b, opened), names)
 
 
 def _open(
