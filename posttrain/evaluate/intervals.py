@@ -19,7 +19,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     confidence intervals for proportions in complex sample surveys", Journal of Survey Statistics and Methodology 7).
     Ties and averages within a prompt make s² smaller than that of wins and losses, and the number larger. It mirrors
     under ``values -> 1 - values``: all is computed around one half. A percentile bootstrap covered the truth in 64 to
-    91 % of runs where 20 prompts met true rates of 0.9 and above; LOG.md has the table.
+    92 % of runs where 20 prompts met true rates of 0.9 and above; LOG.md has the table.
 
     Values that are all equal have no variance to go by: see ``unanimous_interval``.
 
