@@ -27,6 +27,10 @@ LOCAL_COPY = "with --engine openai, a folder with the model that is served: comp
 UNCHECKED = "with --engine vllm, do not compare its log-probs with those of a plain forward pass at start"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
 TOKEN_VIEW = "how --show-tokens shows them (default: color or marks on a terminal, else json)"
+JUDGES = (
+    "reward_model:DIR | verifier:FILE.py:FUNCTION | llm:DIR-or-URL | rubric:DIR-or-URL | labels:FILE; "
+    "llm compares two answers, rubric rates each alone"
+)
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -207,14 +211,14 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "winrate", "files:winrate", "compare the completions of two models")
     parser.add_argument("--a", required=True, help="completions of A")
     parser.add_argument("--b", required=True, help="completions of B")
-    parser.add_argument(
-        "--judge", required=True, help="reward_model:DIR | verifier:FILE.py:FUNCTION | llm:DIR-or-URL | labels:FILE"
-    )
+    parser.add_argument("--judge", required=True, help=JUDGES)
+    parser.add_argument("--judge-template", metavar="FILE", help="question that llm or rubric asks (default: built in)")
     parser.add_argument("--out", required=True, help="folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the calls of llm and rubric")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
     _add_evaluate(verbs)
+    _add_labelling(verbs)
 
 
 def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
@@ -233,6 +237,23 @@ def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of solved examples")
     parser.add_argument("--out", help="folder for harness.json; not needed with --run")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_labelling(verbs: argparse._SubParsersAction) -> None:
+    parser = _verb(verbs, "pairs", "labelling:pairs", "write pairs of answers for people to label, blind to the models")
+    parser.add_argument("--a", required=True, help="completions of A; with --run a model: base, round_1, students/NAME")
+    parser.add_argument("--b", required=True, help="completions of B, or a model")
+    parser.add_argument("--run", help="name of a run, or its folder: its answers to the held-out prompts")
+    parser.add_argument("--root", default=".", help="folder that holds artifacts/ and runs/ (default: here)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order")
+    parser.add_argument("--num-samples", type=_count, default=1, help="most samples of a prompt (default: 1)")
+    parser.add_argument("--num-pairs", type=_count, help="most pairs, drawn at random (default: all)")
+    parser.add_argument("--out", required=True, help="folder")
+
+    parser = _verb(verbs, "labels", "labelling:labels", "tell labels on pairs for A and B, as verdicts and preferences")
+    parser.add_argument("--key", required=True, help="key.jsonl of posttrain pairs")
+    parser.add_argument("--labels", required=True, help="JSON Lines or Parquet: pair_id and choice or preference")
+    parser.add_argument("--out", required=True, help="folder")
 
 
 if __name__ == "__main__":

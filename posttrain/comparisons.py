@@ -55,19 +55,21 @@ def win_rate(
 ) -> Artifact:
     """Compare A with B by the recipe's judge; the metrics hold A's win rate over B with its interval."""
     judge = recipe.evaluate.judge
-    settings = {
-        "names": [a.name, b.name],
-        "seed": derive_seed(recipe.seed, "win_rate"),
-        "num_bootstrap": recipe.evaluate.num_bootstrap,
-    }
+    names = [a.name, b.name]
     if isinstance(judge, LLMJudge):
         weights = {} if isinstance(judge.model, EndpointModel) else {"judge": import_model(run, "judge", judge.model)}
         inputs = {"a": a.completions, "b": b.completions, **weights}
         return run.stage(
-            label, "judged_win_rate", inputs, judge=judge, content=text_content(judge.template), **settings
+            label,
+            "judged_win_rate",
+            inputs,
+            judge=judge,
+            content=text_content(judge.template),
+            names=names,
+            seed=derive_seed(recipe.seed, "win_rate"),
         )
     scores = [scores_of(recipe, run, evaluated, reward_model) for evaluated in (a, b)]
-    return run.stage(label, "win_rate", {"a": scores[0], "b": scores[1]}, **settings)
+    return run.stage(label, "win_rate", {"a": scores[0], "b": scores[1]}, names=names)
 
 
 def is_trained_against(recipe: Recipe, run: Runner, reward_model: Artifact | None) -> bool:

@@ -131,15 +131,16 @@ def _print_tokens(kind: str, lines: list[dict[str, Any]], asked: str) -> None:
 def winrate(args: Namespace) -> None:
     """Compare the completions of two models, joined by prompt_id."""
     from posttrain.core.files import atomic_write
-    from posttrain.evaluate.compare import compare
+    from posttrain.evaluate.compare import compare, template_text
     from posttrain.evaluate.win_rate import win_rate
 
     rows_a, rows_b = read_rows(args.a), read_rows(args.b)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
-    verdicts = compare(rows_a, rows_b, args.judge, out=out)
+    verdicts = compare(rows_a, rows_b, args.judge, args.judge_template, args.seed, out)
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
-    result = win_rate(verdicts, args.seed)
+    judge = {"judge": args.judge, "template": template_text(args.judge, args.judge_template)}
+    result = {**win_rate(verdicts), "judge": judge}
     atomic_write(out / "win_rate.json", json.dumps(result, indent=1) + "\n")
     if args.json:
         print(json.dumps(result, indent=1))
@@ -152,6 +153,8 @@ def winrate(args: Namespace) -> None:
     )
     if controlled is not None:
         print(f"length-controlled: {controlled:.3f}")
+    if "flip_rate" in result:
+        print(f"verdicts that changed with the order of the answers: {result['flip_rate']:.3f}")
 
 
 def _progress(unit: str) -> Callable[[int, int], None]:

@@ -125,11 +125,11 @@ class EvaluateConfig(Section):
     max_completion_tokens: PositiveInt = 1024
     """Longest answer, in tokens."""
     num_bootstrap: PositiveInt = 2000
-    """Resamples over prompts for the 95 % interval."""
+    """Resamples over prompts for the 95 % intervals of ratings."""
     matrix: bool = True
     """Compare every pair of models (SFT checkpoints too) by every judge when the rounds are done."""
     matrix_bootstrap: PositiveInt = 1000
-    """Resamples over prompts for each pair of the matrix."""
+    """Resamples over prompts for the 95 % intervals of each judge's ratings and of their agreement."""
     matrix_prompts: PositiveInt | None = None
     """Prompts per pair that a pairwise language model judges for the matrix, first by hash of id; all when absent."""
     drift: DriftConfig | None = DriftConfig()

@@ -8,25 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import DataError
-from posttrain.evaluate.labels import read_labels
+from posttrain.evaluate.labels import labels_of_models, read_labels
 from posttrain.evaluate.pairing import mean_length, pair_rows, pair_scores
 
 Row = dict[str, Any]
 Compare = Callable[[list[Row], list[Row], str], list[Row]]
+Read = Callable[[list[Row], list[Row], str, Path | None, int], list[Row]]
 
 log = logging.getLogger(__name__)
 
-EXPECTED = "reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL or labels:FILE"
+EXPECTED = "reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL, rubric:DIR-or-URL or labels:FILE"
 
 
-def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str, out: Path | None = None) -> list[Row]:
+def compare(
+    rows_a: Iterable[Row],
+    rows_b: Iterable[Row],
+    judge_spec: str,
+    template: str | Path | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
     Args:
         rows_a: COMPLETION rows of A, one or several per prompt.
         rows_b: COMPLETION rows of B for the same prompts. Prompts that only one side has are left out, and a warning
             names them.
-        judge_spec: ``reward_model:DIR``, ``verifier:FILE.py:FUNCTION``, ``llm:DIR-or-URL`` or ``labels:FILE``.
+        judge_spec: ``reward_model:DIR``, ``verifier:FILE.py:FUNCTION``, ``llm:DIR-or-URL``, ``rubric:DIR-or-URL`` or
+            ``labels:FILE``.
+        template: text file of the question that ``llm`` and ``rubric`` ask; the built-in one when None.
+        seed: of their calls.
         out: folder where a verifier keeps each score as it comes, to go on from there when it was stopped.
 
     Returns:
@@ -34,10 +45,10 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row], judge_spec: str, out: 
         and what the judge says besides.
 
     Raises:
-        DataError: the judge is none of these, or the rows cannot be paired.
+        DataError: the judge is none of these, or takes no template; or the rows cannot be paired.
         PosttrainError: as the judge raises.
     """
-    decide, target = parse_judge(judge_spec)
+    decide, target = parse_judge(judge_spec, template, seed)
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b)
@@ -55,12 +66,27 @@ def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
         log.warning("%d prompts are not in %s and are left out: %s", len(prompt_ids), where, shown)
 
 
-def parse_judge(judge_spec: str) -> tuple[Compare, str]:
+def parse_judge(judge_spec: str, template: str | Path | None = None, seed: int = 0) -> tuple[Compare, str]:
     """Split a judge into the function that compares by it, and its target."""
     kind, _, target = judge_spec.partition(":")
-    if kind not in JUDGES or not target:
+    if kind not in {**JUDGES, **READERS} or not target:
         raise DataError(f"judge is {judge_spec!r}; expected {EXPECTED}")
+    if kind in READERS:
+        path = None if template is None else Path(template)
+        return lambda rows_a, rows_b, target: READERS[kind](rows_a, rows_b, target, path, seed), target
+    if template is not None:
+        raise DataError(
+            f"judge {judge_spec!r} reads no template; give --judge-template {template} to llm: or rubric: only"
+        )
     return JUDGES[kind], target
+
+
+def template_text(judge_spec: str, template: str | Path | None) -> str | None:
+    """Give the text of the template that a judge asks with, for the record; None for judges that ask nothing."""
+    from reward.judges import pairwise, rubric
+
+    built_in = {"llm": pairwise.TEMPLATE, "rubric": rubric.TEMPLATE}.get(judge_spec.partition(":")[0])
+    return None if built_in is None else Path(template or built_in).read_text(encoding="utf-8")
 
 
 def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[Row]:
@@ -87,33 +113,40 @@ def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str, out: Path |
     return compare_by_verifier(rows_a, rows_b, function, out)
 
 
-def by_llm(rows_a: list[Row], rows_b: list[Row], target: str) -> list[Row]:
+def by_llm(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int) -> list[Row]:
     """Let a language model read both answers, in both orders."""
-    from posttrain.evaluate.llm_judge import compare_by_llm, open_judge
+    from posttrain.evaluate.llm_judge import compare_by_llm, deferred
+    from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 
-    return compare_by_llm(rows_a, rows_b, open_judge(target))
+    return compare_by_llm(rows_a, rows_b, PairwiseJudge(deferred(target, seed), template or TEMPLATE))
+
+
+def by_rubric(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int) -> list[Row]:
+    """Let a language model rate each answer alone."""
+    from posttrain.evaluate.llm_judge import compare_by_rubric, deferred
+    from reward.judges.rubric import TEMPLATE, RubricJudge
+
+    return compare_by_rubric(rows_a, rows_b, RubricJudge(deferred(target, seed), template or TEMPLATE))
 
 
 def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:
     """Take people's preferences from a file; a warning names labelled prompts that A and B do not share."""
-    labels = read_labels(Path(file))
+    labels = labels_of_models(read_labels(Path(file)), _models(rows_a), _models(rows_b), file)
     lengths = {
-        prompt_id: (mean_length(samples_a), mean_length(samples_b))
+        prompt_id: {"length_a": mean_length(samples_a), "length_b": mean_length(samples_b)}
         for prompt_id, samples_a, samples_b in pair_rows(rows_a, rows_b).prompts
     }
     used = [label for label in labels if label["prompt_id"] in lengths]
     if not used:
         raise DataError(f"{file}: none of its {len(labels)} labels is on a prompt that A and B share; check the ids")
     warn_missing("both A and B, though labelled,", sorted({label["prompt_id"] for label in labels} - lengths.keys()))
-    return [
-        label | {"length_a": lengths[label["prompt_id"]][0], "length_b": lengths[label["prompt_id"]][1]}
-        for label in used
-    ]
+    # lengths that a label brings are those of the very samples that were read
+    return [{**lengths[label["prompt_id"]], **label} for label in used]
 
 
-JUDGES: dict[str, Compare] = {
-    "reward_model": by_reward_model,
-    "verifier": by_verifier,
-    "llm": by_llm,
-    "labels": by_labels,
-}
+def _models(rows: list[Row]) -> set[str]:
+    return {row["model"] for row in rows if isinstance(row.get("model"), str)}
+
+
+JUDGES: dict[str, Compare] = {"reward_model": by_reward_model, "verifier": by_verifier, "labels": by_labels}
+READERS: dict[str, Read] = {"llm": by_llm, "rubric": by_rubric}

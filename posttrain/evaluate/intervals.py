@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
+from scipy.stats import t as student_t
 
 from posttrain.core.errors import DataError
 
 CONFIDENCE = 0.95
 
 
-def mean_interval(values: np.ndarray, seed: int, num_bootstrap: int) -> tuple[float, float]:
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """Give the 95 % interval of the mean of values in [0, 1], one value per prompt.
 
-    The percentile bootstrap over prompts: it mirrors exactly under ``values -> 1 - values``, and for means of bounded
-    values it covers the truth as often as BCa. The resampled quantity is ``values - 0.5``, so that a mirrored input
-    gives the same floating point numbers with the other sign.
+    Wilson's interval with an effective number of prompts, m (1 - m) / (s² / n), in place of n, and Student's quantile
+    with n - 1 degrees of freedom in place of the normal one (Franco, Little, Louis and Slud 2019, "Comparative study of
+    confidence intervals for proportions in complex sample surveys", Journal of Survey Statistics and Methodology 7).
+    Ties and averages within a prompt make s² smaller than that of wins and losses, and the number larger. It mirrors
+    under ``values -> 1 - values``: all is computed around one half. A percentile bootstrap covered the truth in 64 to
+    92 % of runs where 20 prompts met true rates of 0.9 and above; LOG.md has the table.
 
-    Values that are all equal tell a bootstrap nothing (20 wins of 20 would give [1, 1]): see ``unanimous_interval``.
+    Values that are all equal have no variance to go by: see ``unanimous_interval``.
 
     Raises:
         DataError: no values.
@@ -26,17 +30,13 @@ def mean_interval(values: np.ndarray, seed: int, num_bootstrap: int) -> tuple[fl
         raise DataError("an interval was asked for no prompts at all; there is nothing to average")
     if np.ptp(values) == 0.0:
         return unanimous_interval(float(values[0]), values.size)
-    result = bootstrap(
-        (values - 0.5,),
-        np.mean,
-        n_resamples=num_bootstrap,
-        batch=max(1, 4_000_000 // values.size),
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return 0.5 + float(result.confidence_interval.low), 0.5 + float(result.confidence_interval.high)
+    lean = float(np.mean(values - 0.5))
+    spread = 0.25 - lean * lean  # m (1 - m)
+    effective = values.size * spread / float(np.var(values - 0.5, ddof=1))
+    pull = float(student_t.ppf((1.0 + CONFIDENCE) / 2, values.size - 1)) ** 2 / effective
+    middle = lean / (1.0 + pull)
+    reach = float(np.sqrt(pull * (spread + pull / 4.0))) / (1.0 + pull)
+    return 0.5 + (middle - reach), 0.5 + (middle + reach)
 
 
 def unanimous_interval(value: float, num_values: int) -> tuple[float, float]:

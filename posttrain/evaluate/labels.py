@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from posttrain.evaluate.win_rate import is_preference
 
 Row = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 
 def read_labels(path: str | PathLike[str]) -> list[Row]:
-    """Read labels: rows of ``prompt_id`` and ``preference``, 1 where A is better.
+    """Read labels: rows of ``prompt_id`` and ``preference``, 1 where A is better; perhaps ``a`` and ``b``, model names.
 
     Numbers between 0 and 1 count as they are; null is a label that cannot be read. Several labels of one prompt are
     several people's; a win rate averages them.
@@ -25,16 +29,19 @@ def read_labels(path: str | PathLike[str]) -> list[Row]:
     """
     faults = Faults(str(path))
     labels = []
-    for number, row in _numbered(path):
+    for number, row in numbered_rows(path):
         if isinstance(row, str):
             faults.add(f"line {number}: {row}")
             continue
         faults_before = len(faults)
         if not isinstance(row.get("prompt_id"), str) or not row["prompt_id"]:
-            faults.add(f"line {number}: prompt_id is {_shown(row, 'prompt_id')}; expected the id of a prompt, as text")
+            faults.add(f"line {number}: prompt_id is {shown(row, 'prompt_id')}; expected the id of a prompt, as text")
         if "preference" not in row or not (row["preference"] is None or is_preference(row["preference"])):
-            shown = _shown(row, "preference")
-            faults.add(f"line {number}: preference is {shown}; expected a number from 0 to 1, 1 where A is better")
+            given = shown(row, "preference")
+            faults.add(f"line {number}: preference is {given}; expected a number from 0 to 1, 1 where A is better")
+        if ("a" in row) != ("b" in row) or not all(isinstance(row.get(side, ""), str) for side in "ab"):
+            names = f"a is {shown(row, 'a')}, b is {shown(row, 'b')}"
+            faults.add(f"line {number}: {names}; expected the names of both models, or neither")
         if len(faults) == faults_before:
             labels.append(row)
     faults.raise_if_any(DataError)
@@ -43,11 +50,65 @@ def read_labels(path: str | PathLike[str]) -> list[Row]:
     return labels
 
 
-def _numbered(path: str | PathLike[str]) -> list[tuple[int, Row | str]]:
+def labels_between(labels: Iterable[Row], a: str, b: str) -> list[Row]:
+    """Take the labels on model A against B by their names, those on B against A turned round."""
+    found = []
+    for label in labels:
+        if (label.get("a"), label.get("b")) == (a, b):
+            found.append(label)
+        elif (label.get("a"), label.get("b")) == (b, a):
+            found.append(turned(label))
+    return found
+
+
+def labels_of_models(labels: list[Row], models_a: set[str], models_b: set[str], where: str) -> list[Row]:
+    """Take the labels on the models that wrote the rows of A and B, turned round where they name them the other way.
+
+    Labels from ``posttrain labels`` carry the content of both models as ``model_a`` and ``model_b``; labels without
+    them count as given for A against B.
+
+    Raises:
+        DataError: all labels are on other models, or on several pairs of models.
+    """
+    found: list[Row] = []
+    for label in labels:
+        sides = (label.get("model_a"), label.get("model_b"))
+        if None in sides or not models_a or not models_b or (sides[0] in models_a and sides[1] in models_b):
+            found.append(label)
+        elif sides[0] in models_b and sides[1] in models_a:
+            found.append(turned(label))
+    if not found:
+        raise DataError(
+            f"{where}: none of its {len(labels)} labels is on the models that wrote A and B; give the files that the "
+            "pairs were made of"
+        )
+    if len(found) < len(labels):
+        log.warning("%s: %d labels are on other models and are left out", where, len(labels) - len(found))
+    pairs = sorted({(label["a"], label["b"]) for label in found if "a" in label})
+    if len(pairs) > 1:
+        named = ", ".join(f"{a} against {b}" for a, b in pairs)
+        raise DataError(f"{where} holds labels on several pairs of models ({named}); give a file for each pair")
+    return found
+
+
+def turned(label: Row) -> Row:
+    """Tell a label on A against B for B against A."""
+    swapped = {"a": "b", "b": "a"}
+    row = {}
+    for key, value in label.items():
+        stem, _, side = key.rpartition("_")
+        row[swapped.get(key) or (f"{stem}_{swapped[side]}" if stem and side in swapped else key)] = value
+    preference = label["preference"]
+    return {**row, "preference": None if preference is None else 1.0 - preference}
+
+
+def numbered_rows(path: str | PathLike[str]) -> list[tuple[int, Row | str]]:
+    """Read a file's rows with their line numbers; a line that is no object is a text that says why."""
     if Path(path).suffix == ".parquet":
         return list(enumerate(read_rows(path), start=1))
     return list(read_jsonl_lenient(path))
 
 
-def _shown(row: Row, key: str) -> str:
+def shown(row: Row, key: str) -> str:
+    """Show a value in a message as it stands in the file."""
     return json.dumps(row[key], ensure_ascii=False, default=str) if key in row else "missing"

@@ -8,41 +8,43 @@ third term, the difficulty of each instruction, is left out: it is estimated ove
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit
+from scipy.stats import t as student_t
 
 from posttrain.evaluate.intervals import CONFIDENCE
-from posttrain.evaluate.newton import minimize_each
 
-# One half win and one half loss at equal length: keeps the constant finite when A wins everywhere.
-PSEUDO_GAMES = 1.0
+# Weight of a win and of a loss at equal length, each: keeps the constant finite when A wins everywhere.
+PSEUDO_GAME = 0.5
 # Standard deviation, in logits, of the prior on the length term: wide enough for a judge that only looks at length.
 SLOPE_SCALE = 5.0
 
 
-def length_controlled(
-    preferences: np.ndarray, length_differences: np.ndarray, seed: int, num_bootstrap: int
-) -> tuple[float, float, float]:
-    """Give the length-controlled win rate and its 95 % interval (percentile bootstrap over prompts).
+def length_controlled(preferences: np.ndarray, length_differences: np.ndarray) -> tuple[float, float, float]:
+    """Give the length-controlled win rate and its 95 % interval.
+
+    The interval is that of the constant, by its robust ("sandwich") variance and Student's quantile, put through the
+    logistic function (White 1982, "Maximum likelihood estimation of misspecified models"; degrees of freedom and
+    n / (n - 2) as for HC1). It needs no model of the noise, so preferences between 0 and 1 count as they are, and it
+    mirrors when A and B change places. A percentile bootstrap covered less: 0.87 to 0.97 on 30 to 100 prompts.
 
     Args:
         preferences: one number in [0, 1] per prompt; numbers between 0 and 1 count as they are.
         length_differences: length of A minus length of B, per prompt, in any one unit.
 
     Returns:
-        Rate, low, high.
+        Rate, low, high; 0 and 1 for low and high where there are fewer than three prompts.
     """
     feature = length_feature(length_differences)
-    everyone = np.ones((1, preferences.size))
-    fitted = fit(preferences, feature, everyone, np.array([PSEUDO_GAMES]), np.zeros(2))[0]
-    rng = np.random.default_rng(seed)
-    share = np.full(preferences.size + 1, 1.0 / (preferences.size + 1))
-    # The pseudo games are resampled with the prompts: else a unanimous judge would have an interval of no width.
-    counts = rng.multinomial(preferences.size + 1, share, size=num_bootstrap).astype(float)
-    rates = expit(fit(preferences, feature, counts[:, :-1], PSEUDO_GAMES * counts[:, -1], fitted)[:, 0])
-    tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.quantile(rates, [tail, 1.0 - tail])
-    rate = float(expit(fitted[0]))
-    return rate, min(float(low), rate), max(float(high), rate)
+    constant, slope = fit(preferences, feature)
+    rate = float(expit(constant))
+    freedom = preferences.size - 2
+    if freedom < 1:
+        return rate, 0.0, 1.0
+    reach = float(student_t.ppf((1.0 + CONFIDENCE) / 2, freedom)) * _standard_error(
+        preferences, feature, constant, slope
+    )
+    return rate, float(expit(constant - reach)), float(expit(constant + reach))
 
 
 def length_feature(length_differences: np.ndarray) -> np.ndarray:
@@ -53,31 +55,53 @@ def length_feature(length_differences: np.ndarray) -> np.ndarray:
     return np.tanh(length_differences / spread)
 
 
-def fit(
-    preferences_P: np.ndarray,
-    feature_P: np.ndarray,
-    weights_RP: np.ndarray,
-    pseudo_games_R: np.ndarray,
-    start_C: np.ndarray,
-) -> np.ndarray:
-    """Fit the weighted, regularised logistic regression for each of R weightings of P prompts.
+def fit(preferences: np.ndarray, feature: np.ndarray) -> tuple[float, float]:
+    """Fit the regularised logistic regression: the constant and the length term, in logits.
 
-    The loss is strictly convex: pseudo games pull on the constant, and wide normal priors on both coefficients.
+    A preference p counts as a win of weight p and a loss of weight 1 - p; a pseudo win and a pseudo loss pull on the
+    constant, and a wide normal prior on the length term, so the loss is strictly convex.
 
-    Returns:
-        coefficients_RC, C = 2: the constant and the length term.
+    Raises:
+        ArithmeticError: no optimum was found, which does not happen to a strictly convex loss.
     """
-    design_PC = np.stack([np.ones_like(feature_P), feature_P], axis=1)
-    prior_C = np.array([1.0 / (4 * SLOPE_SCALE**2), 1.0 / SLOPE_SCALE**2])
+    design_PC = np.stack([np.ones(feature.size + 1), np.append(feature, 0.0)], axis=1)
+    preferences_P = np.append(preferences, 0.5)
+    weights_P = np.append(np.ones(feature.size), 2 * PSEUDO_GAME)
+    prior_C = np.array([0.0, 1.0 / SLOPE_SCALE**2])
+    size = preferences.size  # the loss is averaged, so that the tolerance means the same for any number of prompts
 
-    def derivatives(coefficients_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chance_RP = expit(coefficients_RC @ design_PC.T)
-        at_zero_R = expit(coefficients_RC[:, 0])
-        gradient_RC = (weights_RP * (chance_RP - preferences_P)) @ design_PC + coefficients_RC * prior_C
-        gradient_RC[:, 0] += pseudo_games_R * (at_zero_R - 0.5)
-        curve_RP = weights_RP * chance_RP * (1.0 - chance_RP)
-        hessian_RCC = np.einsum("rp,pc,pd->rcd", curve_RP, design_PC, design_PC, optimize=True) + np.diag(prior_C)
-        hessian_RCC[:, 0, 0] += pseudo_games_R * at_zero_R * (1.0 - at_zero_R)
-        return gradient_RC, hessian_RCC
+    def loss(coefficients_C: np.ndarray) -> float:
+        logits_P = design_PC @ coefficients_C
+        games_P = np.logaddexp(0.0, logits_P) - preferences_P * logits_P
+        return float(weights_P @ games_P + prior_C @ coefficients_C**2 / 2) / size
 
-    return minimize_each(derivatives, np.tile(start_C, (len(weights_RP), 1)))
+    def gradient(coefficients_C: np.ndarray) -> np.ndarray:
+        surprise_P = weights_P * (expit(design_PC @ coefficients_C) - preferences_P)
+        return (surprise_P @ design_PC + prior_C * coefficients_C) / size
+
+    def hessian(coefficients_C: np.ndarray) -> np.ndarray:
+        chance_P = expit(design_PC @ coefficients_C)
+        curve_P = weights_P * chance_P * (1.0 - chance_P)
+        return ((design_PC * curve_P[:, None]).T @ design_PC + np.diag(prior_C)) / size
+
+    start_C = np.zeros(2)
+    found = minimize(loss, start_C, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-10})
+    # Where rounding ends the search before the tolerance does, the optimum is as near as floats allow.
+    if np.abs(gradient(found.x)).max() > 1e-7:
+        raise ArithmeticError(f"the length-controlled fit stopped with a gradient of {gradient(found.x)}")
+    return float(found.x[0]), float(found.x[1])
+
+
+def _standard_error(preferences: np.ndarray, feature: np.ndarray, constant: float, slope: float) -> float:
+    """Give the robust standard error of the constant, pseudo games and prior counted."""
+    design_PC = np.stack([np.ones_like(feature), feature], axis=1)
+    chances = expit(constant + slope * feature)
+    at_zero = float(expit(constant))
+    bread = (design_PC * (chances * (1.0 - chances))[:, None]).T @ design_PC
+    bread += np.diag([2 * PSEUDO_GAME * at_zero * (1.0 - at_zero), 1.0 / SLOPE_SCALE**2])
+    scores_PC = design_PC * (preferences - chances)[:, None]
+    meat = scores_PC.T @ scores_PC * (preferences.size / (preferences.size - 2))
+    # a win and a loss that nobody saw, each with its own residual: without them all wins would have no error at all
+    meat[0, 0] += PSEUDO_GAME**2 * ((1.0 - at_zero) ** 2 + at_zero**2)
+    inverse = np.linalg.inv(bread)
+    return float(np.sqrt((inverse @ meat @ inverse)[0, 0]))

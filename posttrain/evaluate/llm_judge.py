@@ -14,11 +14,17 @@ from posttrain.config import EndpointModel, Execution, LLMJudge
 from posttrain.core.errors import DataError
 from posttrain.core.model_files import check_model_dir, resolve
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
+from posttrain.evaluate import pairing
+from posttrain.evaluate.pairing import pair_scores
 from reward.judges.asking import Generate, Messages
 from reward.judges.pairwise import PairwiseJudge, pair_rows
+from reward.judges.rubric import RubricJudge
+from synth.prompts.self_instruct import GenerateText
 
 Row = dict[str, Any]
 
+# Behind a reply that was cut: what stands on its last line may not be all that the judge had to say.
+CUT = "\n[cut at the token limit]"
 # One verdict should come out the same when it is asked for again.
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 
@@ -32,18 +38,34 @@ def compare_by_llm(rows_a: Iterable[Row], rows_b: Iterable[Row], judge: Pairwise
     return judge.compare(pairs)
 
 
-def open_judge(target: str) -> PairwiseJudge:
+def compare_by_rubric(rows_a: Iterable[Row], rows_b: Iterable[Row], judge: RubricJudge) -> list[Row]:
+    """Let a judge rate every answer alone; the higher rating wins, equal ratings tie, an unreadable one has no say.
+
+    Returns:
+        Verdicts as ``pairing.pair_scores`` gives them, with ``ratings_a``, ``ratings_b``, ``replies_a``, ``replies_b``
+        by sample, and ``unreadable_ratings``, how many of them could not be read.
+    """
+    rated_a, rated_b = judge.rate(rows_a), judge.rate(rows_b)
+    verdicts = pair_scores(rated_a, rated_b)
+    prompts = {prompt_id: sides for prompt_id, *sides in pairing.pair_rows(rated_a, rated_b).prompts}
+    for verdict in verdicts:
+        for side, samples in zip("ab", prompts[verdict["prompt_id"]], strict=True):
+            verdict[f"ratings_{side}"] = [sample["score"] for sample in samples]
+            verdict[f"replies_{side}"] = [sample["reply"] for sample in samples]
+        verdict["unreadable_ratings"] = (verdict["ratings_a"] + verdict["ratings_b"]).count(None)
+    return verdicts
+
+
+def open_generate(target: str, seed: int = 0) -> Generate:
     """Open the judge ``DIR`` (a Hugging Face folder) or ``http://host/v1`` (a server; ``#MODEL`` names one of several).
+
+    Returns:
+        A function from conversations to replies, as ``replies`` gives them.
 
     Raises:
         ModelError: the folder cannot be used.
         DataError: the server does not answer, or offers several models and none is named.
     """
-    return PairwiseJudge(open_generate(target))
-
-
-def open_generate(target: str) -> Generate:
-    """Open the model of a judge as a function from conversations to replies."""
     is_server = target.startswith(("http://", "https://"))
     endpoint = open_endpoint(target) if is_server else None
     folder = None if is_server else resolve(target)
@@ -52,11 +74,28 @@ def open_generate(target: str) -> Generate:
     tokenizer = open_tokenizer(folder)
     max_tokens = LLMJudge.model_fields["max_completion_tokens"].default
     params = params_of({**GREEDY, "max_completion_tokens": max_tokens}, tokenizer, folder)
-    reply = text_generator(open_engine(folder, endpoint, Execution()), tokenizer, params)
-    calls = count()
+    return replies(text_generator(open_engine(folder, endpoint, Execution()), tokenizer, params), seed)
+
+
+def replies(reply: GenerateText, seed: int = 0) -> Generate:
+    """Make a judge's replies of a generator's texts; one that was cut at the token limit says so, and is unreadable."""
+    calls = count(seed)
 
     def generate(conversations: list[Messages]) -> list[str]:
-        return [text for text, _ in reply(conversations, next(calls))]
+        given = reply(conversations, next(calls))
+        return [text if finish_reason == "stop" else text + CUT for text, finish_reason in given]
+
+    return generate
+
+
+def deferred(target: str, seed: int = 0) -> Generate:
+    """Open a judge at the first question: a template that cannot be used should show before weights are loaded."""
+    opened: list[Generate] = []
+
+    def generate(conversations: list[Messages]) -> list[str]:
+        if not opened:
+            opened.append(open_generate(target, seed))
+        return opened[0](conversations)
 
     return generate
 

@@ -108,14 +108,12 @@ def _other_column(name: str) -> str:
     return f"{name[:-1]}{_OTHER_SIDE[name[-1].upper()].lower()}" if name.endswith(("_a", "_b")) else name
 
 
-def matrix_entries(verdicts: Verdicts, seed: int, num_bootstrap: int) -> list[Row]:
-    """Give the win rate of each pair: `a`, `b`, what `win_rate.win_rate` says, and `flip_rate` of a pairwise judge.
+def matrix_entries(verdicts: Verdicts) -> list[Row]:
+    """Give the win rate of each pair: `a`, `b`, and what `win_rate.win_rate` says.
 
     A pair of which no verdict was readable has `win_rate`, `low`, `high` None, and its unreadable verdicts counted.
     """
-    return [
-        {"a": a, "b": b, **_rate(rows, seed, num_bootstrap), **_flips(rows)} for (a, b), rows in verdicts.items()
-    ]
+    return [{"a": a, "b": b, **_rate(rows)} for (a, b), rows in verdicts.items()]
 
 
 def matrix_ratings(verdicts: Verdicts, anchor: str, seed: int, num_bootstrap: int) -> list[Row]:
@@ -128,18 +126,12 @@ def matrix_ratings(verdicts: Verdicts, anchor: str, seed: int, num_bootstrap: in
     return ratings(linked, anchor, seed, num_bootstrap) if linked else []
 
 
-def _rate(rows: list[Row], seed: int, num_bootstrap: int) -> Row:
+def _rate(rows: list[Row]) -> Row:
     if any(row["preference"] is not None for row in rows):
-        return win_rate(rows, seed, num_bootstrap)
+        return win_rate(rows)
     nothing = dict.fromkeys(("win_rate", "low", "high"), None)
     counts = {"num_pairs": 0, "wins": 0, "ties": 0, "losses": 0, "unreadable": len(rows)}
     return {**nothing, **counts, "length_controlled": nothing, "mean_length_a": None, "mean_length_b": None}
-
-
-def _flips(rows: list[Row]) -> Row:
-    """Give the share of readable verdicts that the order of the answers decided; nothing for other judges."""
-    readable = [row for row in rows if row["preference"] is not None and "flipped" in row]
-    return {"flip_rate": sum(row["flipped"] for row in readable) / len(readable)} if readable else {}
 
 
 def _mean_lengths(rows: list[Row]) -> dict[str, float | None]:

@@ -13,7 +13,8 @@ import numpy as np
 MAX_STEPS = 50
 # Logits that one step may move a coefficient: far from the optimum a logistic loss is flat, and a full step overshoots.
 LONGEST_STEP = 2.0
-TOLERANCE = 1e-10
+# Logits; with millions of games rounding alone moves a coefficient by 1e-9.
+TOLERANCE = 1e-8
 
 Derivatives = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

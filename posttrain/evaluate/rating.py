@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import t as student_t
 
 from posttrain.core.errors import DataError
 from posttrain.evaluate.intervals import CONFIDENCE
@@ -30,8 +31,10 @@ def ratings(
     """Rate every model from all the pairs that met.
 
     P(A beats B) = 1 / (1 + 10 ** ((rating of B - rating of A) / 400)); the base has rating 0 (Bradley and Terry 1952).
-    Preferences between 0 and 1 count as shares of a win. Intervals are percentile bootstraps over prompts: a resample
-    takes all matches of a prompt together, so prompts that are easy for everyone do not widen the differences.
+    Preferences between 0 and 1 count as shares of a win. Intervals are bootstraps over prompts: a resample takes all
+    matches of a prompt together, so prompts that are easy for everyone do not widen the differences. They are the
+    rating and Student's quantile times the resamples' standard deviation: with 30 to 300 prompts these covered the
+    truth more often than the resamples' percentiles, which fell to 0.88 (LOG.md has the table).
 
     Args:
         matches: (A, B) to the verdicts on A against B, as ``win_rate`` takes them.
@@ -44,28 +47,39 @@ def ratings(
         DataError: the base met nobody, a model meets itself, or some model is not connected to the base by matches.
     """
     models = _models(matches, base)
-    wins_PMM = _wins(matches, models)
-    num_prompts = len(wins_PMM)
-    pseudo_2MM = _pseudo_games(wins_PMM.sum(axis=0))
-    wins = np.concatenate([wins_PMM, pseudo_2MM]).reshape(num_prompts + 2, -1)
-    size = len(models)
-    strengths = fit_strengths(wins.sum(axis=0).reshape(1, size, size), np.zeros(size))[0]
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(num_prompts + 2, np.full(num_prompts + 2, 1.0 / (num_prompts + 2)), size=num_bootstrap)
-    resampled = counts.astype(float) @ wins
-    draws = fit_strengths(resampled.reshape(-1, size, size), strengths) * POINTS_PER_LOGIT
-    points = strengths * POINTS_PER_LOGIT
-    tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
+    points, reach = rate_wins(_wins(matches, models), np.random.default_rng(seed), num_bootstrap)
     return [
         {
             "model": model,
             "rating": float(points[index]),
-            "low": min(float(low[index]), float(points[index])),
-            "high": max(float(high[index]), float(points[index])),
+            "low": float(points[index] - reach[index]),
+            "high": float(points[index] + reach[index]),
         }
         for index, model in enumerate(models)
     ]
+
+
+def rate_wins(wins_PMM: np.ndarray, rng: np.random.Generator, num_bootstrap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rate M models by their games on P prompts, the first at 0.
+
+    Args:
+        wins_PMM: entry (p, i, j) is the share by which i beat j on prompt p.
+        rng: draws the resamples of the prompts.
+        num_bootstrap: how many.
+
+    Returns:
+        Ratings in points, and how far the 95 % intervals reach to either side.
+    """
+    size = wins_PMM.shape[1]
+    rows = np.concatenate([wins_PMM, _pseudo_games(wins_PMM.sum(axis=0))]).reshape(-1, size * size)
+    num_rows = len(rows)
+    strengths = fit_strengths(rows.sum(axis=0).reshape(1, size, size), np.zeros(size))[0]
+    counts = rng.multinomial(num_rows, np.full(num_rows, 1.0 / num_rows), size=num_bootstrap)
+    draws = fit_strengths((counts.astype(float) @ rows).reshape(-1, size, size), strengths)
+    quantile = float(student_t.ppf((1.0 + CONFIDENCE) / 2, num_rows - 1))
+    # resamples of n rows vary by (n - 1) / n too little
+    reach = quantile * draws.std(axis=0, ddof=1) * math.sqrt(num_rows / (num_rows - 1))
+    return strengths * POINTS_PER_LOGIT, reach * POINTS_PER_LOGIT
 
 
 def fit_strengths(wins_RMM: np.ndarray, start_M: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from posttrain.evaluate.pairing import pair_scores as pair_scores  # callers fin
 Row = dict[str, Any]
 
 
-def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> dict[str, Any]:
+def win_rate(verdicts: Iterable[Row]) -> dict[str, Any]:
     """Turn verdicts on A against B into A's win rate with its 95 % interval.
 
     Verdicts of one prompt are averaged first, so a prompt counts once however often it was sampled or judged;
@@ -28,13 +29,13 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
     Args:
         verdicts: rows of ``prompt_id``, ``preference`` (1 where A is better, 0 where B is, None where unreadable) and,
             where known, ``length_a`` and ``length_b`` (characters).
-        seed: of the bootstrap over prompts.
-        num_bootstrap: resamples of the prompts.
 
     Returns:
         ``win_rate``, ``low``, ``high``, ``num_pairs`` (prompts with a readable verdict), ``wins``, ``ties``,
         ``losses``, ``unreadable`` (verdicts), ``length_controlled`` (its three numbers are None where lengths are not
-        known), ``mean_length_a``, ``mean_length_b``.
+        known), ``mean_length_a``, ``mean_length_b``. Where the verdicts are of a judge that was asked in both orders,
+        ``flip_rate`` too: the share of readable verdicts whose two orders disagreed, and ``flags``, how often each of
+        the verdicts' flags was raised.
 
     Raises:
         DataError: a preference outside [0, 1], or no readable verdict.
@@ -43,11 +44,9 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
     check_verdicts(rows)
     prompts = average_by_prompt(rows)
     if not prompts:
-        raise DataError(
-            f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied"
-        )
+        raise DataError(f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied")
     preferences = np.array([prompt["preference"] for prompt in prompts])
-    low, high = mean_interval(preferences, seed, num_bootstrap)
+    low, high = mean_interval(preferences)
     lengths = _lengths(prompts)
     return {
         "win_rate": 0.5 + float(np.mean(preferences - 0.5)),
@@ -58,10 +57,18 @@ def win_rate(verdicts: Iterable[Row], seed: int, num_bootstrap: int = 1000) -> d
         "ties": int(np.sum(preferences == 0.5)),
         "losses": int(np.sum(preferences < 0.5)),
         "unreadable": sum(row["preference"] is None for row in rows),
-        "length_controlled": _length_controlled(preferences, lengths, seed, num_bootstrap),
+        "length_controlled": _length_controlled(preferences, lengths),
         "mean_length_a": None if lengths is None else float(lengths[:, 0].mean()),
         "mean_length_b": None if lengths is None else float(lengths[:, 1].mean()),
+        **_both_orders(rows),
     }
+
+
+def _both_orders(rows: list[Row]) -> dict[str, Any]:
+    """Give what only a judge that read every pair in both orders can tell."""
+    flips = [row["flipped"] for row in rows if row["preference"] is not None and "flipped" in row]
+    flags = Counter(flag for row in rows for flag in row.get("flags") or ())
+    return {"flip_rate": sum(flips) / len(flips), "flags": dict(sorted(flags.items()))} if flips else {}
 
 
 def check_verdicts(rows: list[Row]) -> None:
@@ -113,10 +120,8 @@ def _lengths(prompts: list[Row]) -> np.ndarray | None:
     return np.array(pairs, dtype=float)
 
 
-def _length_controlled(
-    preferences: np.ndarray, lengths: np.ndarray | None, seed: int, num_bootstrap: int
-) -> dict[str, float | None]:
+def _length_controlled(preferences: np.ndarray, lengths: np.ndarray | None) -> dict[str, float | None]:
     if lengths is None:
         return {"win_rate": None, "low": None, "high": None}
-    rate, low, high = length_controlled(preferences, lengths[:, 0] - lengths[:, 1], seed, num_bootstrap)
+    rate, low, high = length_controlled(preferences, lengths[:, 0] - lengths[:, 1])
     return {"win_rate": rate, "low": low, "high": high}

@@ -31,18 +31,16 @@ def verify(call: StageCall, judge: VerifierJudge, content: str) -> dict[str, Any
     }
 
 
-def win_rate_of_scores(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
+def win_rate_of_scores(call: StageCall, names: list[str]) -> dict[str, Any]:
     """Compare two models by the scores of their answers, averaged within each prompt."""
     a, b = (read_rows(call.inputs[side] / "scored.jsonl") for side in ("a", "b"))
-    return finish_win_rate(call, pair_scores(a, b), names, seed, num_bootstrap)
+    return finish_win_rate(call, pair_scores(a, b), names)
 
 
-def finish_win_rate(
-    call: StageCall, verdicts: list[Row], names: list[str], seed: int, num_bootstrap: int
-) -> dict[str, Any]:
+def finish_win_rate(call: StageCall, verdicts: list[Row], names: list[str]) -> dict[str, Any]:
     """Write verdicts and the win rate that they make."""
     write_jsonl(call.out / "verdicts.jsonl", verdicts)
-    result = {**win_rate(verdicts, seed, num_bootstrap), "names": names}
+    result = {**win_rate(verdicts), "names": names}
     atomic_write(call.out / "win_rate.json", json.dumps(result, indent=1) + "\n")
     return result
 

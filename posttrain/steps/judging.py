@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge, RubricJudge
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
-from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm
+from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm, replies
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import finish_win_rate
-from reward.judges.asking import Generate, Messages
+from reward.judges.asking import Generate
 from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 from reward.judges.rubric import TEMPLATE as RUBRIC_TEMPLATE
 from reward.judges.rubric import RubricJudge as AnswerJudge
@@ -30,12 +29,12 @@ def judge_rows(call: StageCall, annotator: JudgeAnnotator, rows: list[Row], seed
 
 
 def win_rate_of_judge(
-    call: StageCall, judge: LLMJudge, content: str | None, names: list[str], seed: int, num_bootstrap: int
+    call: StageCall, judge: LLMJudge, content: str | None, names: list[str], seed: int
 ) -> dict[str, Any]:
     """Compare two models by a language model that reads both answers, in both orders."""
     a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
     opened = open_pairwise(call, call.inputs.get("judge"), judge, judge.template, seed)
-    return finish_win_rate(call, compare_by_llm(a, b, opened), names, seed, num_bootstrap)
+    return finish_win_rate(call, compare_by_llm(a, b, opened), names)
 
 
 def open_pairwise(
@@ -58,9 +57,4 @@ def _generate(
     tokenizer = open_tokenizer(model_dir)
     params = params_of({**GREEDY, "max_completion_tokens": judge.max_completion_tokens}, tokenizer, model_dir)
     reply = text_generator(open_engine(model_dir, endpoint, call.execution), tokenizer, params, call.template_date)
-    calls = count(seed)
-
-    def generate(conversations: list[Messages]) -> list[str]:
-        return [text for text, _ in reply(conversations, next(calls))]
-
-    return generate
+    return replies(reply, seed)

@@ -133,7 +133,7 @@ def _finish(
     rows = [{"a": a, "b": b, **row} for (a, b), of_pair in verdicts.items() for row in of_pair]
     write_jsonl(call.out / "verdicts.jsonl", rows)
     result = {
-        "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts, seed, num_bootstrap)],
+        "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts)],
         "ratings": matrix_ratings(verdicts, anchor, seed, num_bootstrap),
         "mean_scores": {name: _mean_score(of_model) for name, of_model in scored.items()},
     }

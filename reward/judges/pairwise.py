@@ -14,6 +14,7 @@ from reward.judges.parse import Verdict, parse_verdict
 from reward.judges.quoting import fill, quote, quote_prompt, read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "pairwise.txt"
+_OPENERS = ("thought process", "let's solve this problem step by step", "solution", "解", "かいせつ", "respuesta")
 _PLACES = ("prompt", "completion_a", "completion_b")
 _UNREADABLE: Verdict = "UNREADABLE"
 _SWAPPED: dict[Verdict, Verdict] = {"A": "B", "B": "A", "TIE": "TIE", "UNREADABLE": "UNREADABLE"}
@@ -44,8 +45,7 @@ class PairwiseJudge:
             The rows' other columns, in order, with `verdict`: A or B where both orders agree; TIE where they do not
             (`flipped`) or both say so; UNREADABLE where one order gave nothing readable. `preference` is 1, 0, 0.5 or
             None. `votes` and `replies` hold both orders, told for A and B as given; `length_a` and `length_b` are
-            characters; `flags` names answers that are empty or a single sign, which judges are known to be fooled by
-            (2507.08794).
+            characters; `flags` names answers that say nothing (`hollow_a`, `hollow_b`), by which judges are fooled.
         """
         questions = [self._question(pair, swap) for pair in pairs for swap in (False, True)]
         votes, replies = ask(self.generate, questions, parse_verdict, _UNREADABLE, self.num_retries)
@@ -64,9 +64,7 @@ class PairwiseJudge:
                     "replies": replies[2 * place : 2 * place + 2],
                     "length_a": len(texts[0]),
                     "length_b": len(texts[1]),
-                    "flags": [
-                        f"hollow_{side}" for side, text in zip("ab", texts, strict=True) if len(text.strip()) < 2
-                    ],
+                    "flags": [f"hollow_{side}" for side, text in zip("ab", texts, strict=True) if is_hollow(text)],
                 }
             )
         return verdicts
@@ -76,6 +74,12 @@ class PairwiseJudge:
         first, second = reversed(texts) if swap else texts
         prompt = quote_prompt(normalize_prompt(pair["prompt"]))
         return fill(self.template, {"prompt": prompt, "completion_a": first, "completion_b": second})
+
+
+def is_hollow(text: str) -> bool:
+    """Tell whether an answer has no word or number, or only the opening of one (the "master keys" of 2507.08794)."""
+    words = text.strip().strip(".:").casefold()
+    return words in _OPENERS or not any(character.isalnum() for character in words)
 
 
 def combine(first: Verdict, second: Verdict) -> Verdict:

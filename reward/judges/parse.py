@@ -1,7 +1,8 @@
 """Read a judge's reply: the whole last line, or nothing.
 
 Looking for a pattern anywhere in a reply finds what the judge quotes from a candidate; taking a default for what cannot
-be read invents votes. So a verdict stands alone on the last line that holds any word, and all else is unreadable.
+be read invents votes. So a verdict stands alone on the last line that holds any word, and all else is unreadable. So
+are a reply that was cut or ends amid its thoughts, and one that ends in a list of verdicts, as the template does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ _RATING = re.compile(
 
 def parse_verdict(reply: str) -> Verdict:
     """Read `Verdict: A`, `B` or `TIE` (or MT-Bench's `[[A]]`, `[[B]]`, `[[C]]`) from the last line of a reply."""
-    line = last_line(reply)
+    lines = last_lines(reply)
+    verdict = _read_line(lines[-1])
+    before = _read_line(lines[-2])
+    return verdict if before in (verdict, "UNREADABLE") else "UNREADABLE"
+
+
+def _read_line(line: str) -> Verdict:
     match = _VERDICT.fullmatch(line) or _BRACKETS.fullmatch(line)
     if match is None:
         return "UNREADABLE"
@@ -37,14 +44,19 @@ def parse_rating(reply: str, low: float, high: float) -> float | None:
     None where there is none, it lies outside `low` to `high`, or it is out of something else than `high`; it is never
     moved into the range.
     """
-    match = _RATING.fullmatch(last_line(reply))
+    match = _RATING.fullmatch(last_lines(reply)[-1])
     if match is None or (match["of"] is not None and float(match["of"]) != high):
         return None
     value = float(match["value"])
     return value if low <= value <= high else None
 
 
-def last_line(reply: str) -> str:
-    """Return the last line that holds a letter or digit; a closing fence or rule below it does not count."""
-    lines = [line for line in reply.splitlines() if any(character.isalnum() for character in line)]
-    return lines[-1].strip() if lines else ""
+def last_lines(reply: str) -> list[str]:
+    """Return the last two lines that hold a letter or digit; a closing fence or rule below them does not count.
+
+    Two empty ones where the reply breaks off in its thoughts.
+    """
+    if reply.count("<think>") > reply.count("</think>"):
+        return ["", ""]
+    lines = [line.strip() for line in reply.splitlines() if any(character.isalnum() for character in line)]
+    return ["", "", *lines][-2:]

@@ -29,7 +29,7 @@ def verifier_file(tmp_path):
 def test_verifier_decides_and_its_failures_have_no_say(tmp_path):
     rows_a = [row(f"p{i}", "red green") for i in range(10)] + [row("q", "red"), row("z", "crash")]
     rows_b = [row(f"p{i}", "red") for i in range(10)] + [row("q", "red"), row("z", "red")]
-    result = win_rate(compare(rows_a, rows_b, verifier_file(tmp_path)), seed=0)
+    result = win_rate(compare(rows_a, rows_b, verifier_file(tmp_path)))
     assert (result["wins"], result["ties"], result["losses"], result["unreadable"]) == (10, 1, 0, 1)
     assert result["win_rate"] == pytest.approx(10.5 / 11)
     assert result["mean_length_b"] == 3
@@ -40,9 +40,9 @@ def test_reward_model_decides_and_mirrors(tiny_reward_model_dir):
     rows_a = [row(f"p{i}", word) for i, word in enumerate(words)]
     rows_b = [row(f"p{i}", word) for i, word in enumerate(reversed(words))]
     judge = f"reward_model:{tiny_reward_model_dir}"
-    ours, theirs = win_rate(compare(rows_a, rows_b, judge), seed=0), win_rate(compare(rows_b, rows_a, judge), seed=0)
+    ours, theirs = win_rate(compare(rows_a, rows_b, judge)), win_rate(compare(rows_b, rows_a, judge))
     assert ours["win_rate"] == pytest.approx(1 - theirs["win_rate"])
-    same = win_rate(compare(rows_a, rows_a, judge), seed=0)
+    same = win_rate(compare(rows_a, rows_a, judge))
     assert (same["win_rate"], same["ties"]) == (0.5, 6)
 
 
@@ -55,7 +55,7 @@ def test_labels_decide_as_they_are(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         verdicts = compare([row("p", "red"), row("q", "red")], [row("p", "blue"), row("q", "blue")], f"labels:{labels}")
     # p is (1 + 0.5) / 2 = 0.75, q is 0.25
-    result = win_rate(verdicts, seed=0)
+    result = win_rate(verdicts)
     assert (result["win_rate"], result["num_pairs"], result["wins"], result["losses"]) == (0.5, 2, 1, 1)
     assert (result["mean_length_a"], result["mean_length_b"]) == (3, 4)
     assert "stranger" in caplog.text
@@ -78,5 +78,5 @@ def test_prompts_that_one_side_lacks_are_named(tmp_path, caplog):
 
 def test_unknown_judges_are_refused():
     for spec in ("oracle:x", "verifier", "labels:"):
-        with pytest.raises(DataError, match="reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL or labels"):
+        with pytest.raises(DataError, match="reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL, rubric:DIR"):
             compare([row("p", "red")], [row("p", "red")], spec)

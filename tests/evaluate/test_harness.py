@@ -84,7 +84,7 @@ def small_run(tmp_path):
         folder = tmp_path / "runs" / "small"
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(record))
-        recipe = {"name": "small", "num_rounds": 2, "students": [], "seed": 0}
+        recipe = {"name": "small", "num_rounds": 2, "students": [], "seed": 0, "evaluate": {"judge": {"kind": "verifier"}}}
         (folder / "recipe.resolved.json").write_text(json.dumps(recipe))
         return tmp_path, "small"
 

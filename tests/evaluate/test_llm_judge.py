@@ -27,7 +27,7 @@ def rows(texts):
 def test_a_judge_that_always_says_first_gives_exactly_one_half():
     judge = PairwiseJudge(lambda conversations: ["Verdict: A" for _ in conversations])
     verdicts = compare_by_llm(rows(["x"] * 20), rows(["y y"] * 20), judge)
-    result = win_rate(verdicts, seed=0)
+    result = win_rate(verdicts)
     assert (result["win_rate"], result["ties"], result["unreadable"]) == (0.5, 20, 0)
     assert (result["mean_length_a"], result["mean_length_b"]) == (1, 3)
 
@@ -37,7 +37,7 @@ def test_unreadable_replies_are_no_ties():
         return ["Verdict: TIE" if "good" in turns[0]["content"] else "who knows" for turns in conversations]
 
     verdicts = compare_by_llm(rows(["good", "bad"]), rows(["dog", "dog"]), PairwiseJudge(only_about_good))
-    result = win_rate(verdicts, seed=0)
+    result = win_rate(verdicts)
     assert (result["num_pairs"], result["ties"], result["unreadable"]) == (1, 1, 1)
 
 
@@ -52,7 +52,7 @@ def test_a_judge_that_prefers_length_is_seen_through():
 
     texts_a = ["word " * (8 + i % 7) for i in range(120)]
     texts_b = ["word " * (6 + (i * 3) % 8) for i in range(120)]
-    result = win_rate(compare_by_llm(rows(texts_a), rows(texts_b), PairwiseJudge(longer)), seed=0, num_bootstrap=200)
+    result = win_rate(compare_by_llm(rows(texts_a), rows(texts_b), PairwiseJudge(longer)))
     assert result["win_rate"] > 0.65
     assert result["length_controlled"]["win_rate"] == pytest.approx(0.5, abs=0.1)
 

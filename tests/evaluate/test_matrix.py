@@ -41,7 +41,7 @@ def test_every_pair_is_there_once_with_the_later_model_first():
 
 
 def test_samples_are_averaged_within_the_prompt():
-    entry = matrix_entries(verdicts_of_scores(MODELS), seed=0, num_bootstrap=50)[0]
+    entry = matrix_entries(verdicts_of_scores(MODELS))[0]
     # p0: 1 of 1 always wins. p1: round_1 has 1, 1 against 0, 1: two wins and two ties of four, 0.75. p2: 0, 1 against
     # 1, 1: two losses and two ties, 0.25.
     assert (entry["a"], entry["b"], entry["num_pairs"]) == ("round_1", "base", 3)
@@ -53,7 +53,7 @@ def test_samples_are_averaged_within_the_prompt():
 
 def test_a_pair_without_a_readable_verdict_has_no_win_rate_and_is_counted():
     verdicts = {("round_1", "base"): [{"prompt_id": "p", "preference": None}] * 2}
-    (entry,) = matrix_entries(verdicts, seed=0, num_bootstrap=50)
+    (entry,) = matrix_entries(verdicts)
     assert (entry["win_rate"], entry["num_pairs"], entry["unreadable"]) == (None, 0, 2)
     assert matrix_ratings(verdicts, "base", seed=0, num_bootstrap=50) == []
 
@@ -61,7 +61,7 @@ def test_a_pair_without_a_readable_verdict_has_no_win_rate_and_is_counted():
 def test_the_flip_rate_is_the_share_of_readable_verdicts_that_the_order_decided():
     preferences = (1.0, 0.5, 0.0, 0.5, None)
     rows = [{"prompt_id": f"p{n}", "preference": p, "flipped": p == 0.5} for n, p in enumerate(preferences)]
-    (entry,) = matrix_entries({("round_1", "base"): rows}, seed=0, num_bootstrap=50)
+    (entry,) = matrix_entries({("round_1", "base"): rows})
     assert entry["flip_rate"] == 2 / 4 and entry["unreadable"] == 1
 
 
@@ -79,7 +79,7 @@ def test_a_mirrored_verdict_gives_the_mirrored_win_rate():
     }  # fmt: skip
     assert mirrored(turned) == verdict
     rows = [{"prompt_id": f"p{n}", "preference": p} for n, p in enumerate((1.0, 0.5, 1.0, 0.0, None))]
-    there, back = win_rate(rows, seed=3), win_rate([mirrored(row) for row in rows], seed=3)
+    there, back = win_rate(rows), win_rate([mirrored(row) for row in rows])
     assert back["win_rate"] == 1 - there["win_rate"] and back["low"] == 1 - there["high"]
 
 
