@@ -104,9 +104,10 @@ def _read_report(report: bytes, code: int, noise: str) -> dict[str, Any]:
 def methods() -> list[Method]:
     """Return the ways of isolating that this machine may have, the strongest first.
 
-    As root we make the namespaces ourselves: bubblewrap would keep the user root, for whom no limit on processes holds.
+    As root we make the namespaces ourselves, and take nothing else: bubblewrap would keep the user root, for whom the
+    kernel's limit on processes does not hold, and a fork bomb can outrun any watcher.
     """
     if sys.platform != "linux":
         return []
-    bubblewrap: list[Method] = ["bubblewrap"] if shutil.which("bwrap") else []
-    return ["namespaces", *bubblewrap] if os.geteuid() == 0 else [*bubblewrap, "namespaces"]
+    with_bubblewrap = os.geteuid() != 0 and shutil.which("bwrap") is not None
+    return ["bubblewrap", "namespaces"] if with_bubblewrap else ["namespaces"]
