@@ -147,8 +147,13 @@ def _fitted(lines: Sequence[str], height: int) -> list[str]:
     room = height - end - 2
     still = (number for number, line in enumerate(stages) if line.startswith(("running", "waiting")))
     first = max(0, min(next(still, len(stages)) - room // 2, len(stages) - room))
-    above, below = f"… {first} stages above", f"… {len(stages) - first - room} stages below"
-    return [above, *stages[first : first + room], below, *lines[-end:]]
+    below = len(stages) - first - room
+    return [
+        *([f"… {first} stages above"] if first else []),
+        *stages[first : first + room],
+        *([f"… {below} stages below"] if below else []),
+        *lines[-end:],
+    ]
 
 
 class _Lines:

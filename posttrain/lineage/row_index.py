@@ -220,7 +220,7 @@ def _fill(connection: sqlite3.Connection, data: Path) -> str:
 
 
 def _lines(file: Any, content: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Stream (offset, length, row) of each row with a prompt id; half a surrogate pair is none, as nobody can type it."""
+    """Stream (offset, length, row) of each row with a prompt id; half a surrogate pair is none: nobody can type it."""
     offset = 0
     for line in file:
         content.update(line)
