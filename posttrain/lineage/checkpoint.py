@@ -89,7 +89,8 @@ def _teachers(graph: Graph, reference: str) -> list[dict[str, Any]]:
             continue
         entry = _trained(graph, node)
         entry.pop("from")
-        entries.append(entry | {"did": _did(graph, reference, node)})
+        if entry["rows"]:  # no row of the run is in a base
+            entries.append(entry | {"did": _did(graph, reference, node)})
     order = {item: position for position, item in enumerate(graph.nodes)}
     return sorted(entries, key=lambda entry: order[entry["artifact"]])
 

@@ -78,7 +78,10 @@ def _of_stages(graph: Graph, rows: Rows, *stages: str) -> list[Node]:
 
 def _scorer(graph: Graph, node: Node) -> str | None:
     models = node.inputs("reward_model")
-    return graph.name_of(models[0]) if models else (node.config.get("judge") or {}).get("function")
+    if models:
+        return graph.name_of(models[0])
+    judge = node.config.get("judge") or {}
+    return judge.get("function") or judge.get("kind")  # a function counts by its content, so its name may be left out
 
 
 def _score(graph: Graph, node: Node, rows: Rows, key: Key) -> dict[str, Any] | None:
