@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.core.files import atomic_write, content_hash
-from posttrain.lineage.row_index import index_rows
+from posttrain.lineage.indexing import index_rows
 from posttrain.recipe import Recipe, recipe_json
 from posttrain.runs import read_record
 from posttrain.stages import STAGES, Progress, StageCall

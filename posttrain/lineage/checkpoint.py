@@ -46,7 +46,7 @@ def _trained(graph: Graph, node: Node) -> dict[str, Any]:
             **graph.nodes[reference].place,
             "file": index.data.name,
             "rows": index.num_training_rows,
-            "answers": sum(count[-1] for count in index.counts),
+            "answers": sum(kind[-1] for kind in index.kinds),
         }
         for reference, index in graph.training_data(node)
     ]
@@ -57,7 +57,7 @@ def _trained(graph: Graph, node: Node) -> dict[str, Any]:
 def _counts(graph: Graph, node: Node) -> list[dict[str, Any]]:
     counted: Counter[tuple[Any, ...]] = Counter()
     for _, index in graph.training_data(node):
-        for role, source, number, model, answers in index.counts:
+        for role, source, number, model, answers in index.kinds:
             counted[role, number, source, model] += answers
     ordered = sorted(counted.items(), key=lambda item: tuple(str(part) for part in item[0]))
     return [

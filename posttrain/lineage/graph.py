@@ -10,7 +10,8 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.lineage.answers import TRAINING_FILES, makes_model
-from posttrain.lineage.row_index import RowIndex, build_index, open_index, row_files
+from posttrain.lineage.indexing import build_index, row_files
+from posttrain.lineage.row_index import RowIndex, open_index
 from posttrain.runs import Run
 from posttrain.store.artifacts import Artifact
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,13 @@ from posttrain.lineage.graph import Graph, Node
 from posttrain.lineage.row_index import RowIndex
 
 ANSWERS_AT_ONCE = 100_000
-COLUMNS = ("prompt_id", "sample_index", "role", "stage", "round", "source", "model", "written_by", "score")
-"""Without texts. Further: `trained` and `file`, the names of the training and of the artifact that held the row."""
+COLUMNS = {
+    **{"prompt_id": "string", "sample_index": "int64", "role": "string", "stage": "string", "round": "int64"},
+    **{"source": "string", "model": "string", "written_by": "string", "score": "double"},
+    **{"trained": "string", "file": "string"},
+}
+"""By name their types. `trained` and `file` name the training and the artifact that held the row."""
+TEXTS = {"prompt": "string", "completion": "string"}
 
 
 def write_training_rows(graph: Graph, name: str, out: Path, with_text: bool) -> int:
@@ -40,49 +44,62 @@ def write_training_rows(graph: Graph, name: str, out: Path, with_text: bool) -> 
     chain = [node for node in graph.weights_of(graph.model_named(name)) if graph.training_data(node)]
     if not chain:
         raise DataError(f"no row of run {graph.run.name} trained {name}: there is nothing to write to {out}")
-    text, number = pa.string(), pa.int64()
-    kinds = {**dict.fromkeys(COLUMNS, text), "sample_index": number, "round": number, "score": pa.float64()}
-    kinds |= {"trained": text, "file": text} | ({"prompt": text, "completion": text} if with_text else {})
-    schema = pa.schema(list(kinds.items()))
+    types = COLUMNS | (TEXTS if with_text else {})
+    schema = pa.schema([(column, pa.type_for_alias(kind)) for column, kind in types.items()])
     written = 0
-    with atomic_file(out) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with atomic_file(out) as file, pq.ParquetWriter(file, schema) as writer:
         for node in chain:
             for reference, index in graph.training_data(node):
                 label = graph.nodes[reference].label
-                rows = _rows(graph, node, label, index, with_text)
-                while block := list(islice(rows, ANSWERS_AT_ONCE)):
-                    columns = zip(*block, strict=True)
-                    arrays = [pa.array(values, kind) for values, kind in zip(columns, kinds.values(), strict=True)]
+                for columns in _blocks(graph, node, label, index, with_text):
+                    arrays = [pa.array(columns[field.name], field.type) for field in schema]
                     writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-                    written += len(block)
+                    written += len(columns["prompt_id"])
     return written
 
 
-def _rows(graph: Graph, node: Node, label: str, index: RowIndex, with_text: bool) -> Iterator[tuple[Any, ...]]:
-    texts = _texts(index.data) if with_text else None
-    at = -1
-    row: dict[str, Any] = {}
-    for offset, answer in index.answers():
-        who = writer_name(graph, answer.role, answer.model)
-        told = (
-            answer.prompt_id,
-            answer.sample_index,
-            answer.role,
-            node.stage,
-            answer.round,
-            answer.source,
-            answer.model,
-        )
-        if texts is None:
-            yield (*told, who, answer.score, node.label, label)
-            continue
-        while at != offset:
-            at, row = next(texts)
-        completion = row[{"sft": "completion", "edited": "chosen"}.get(answer.role, answer.role)]
-        yield (*told, who, answer.score, node.label, label, _json(row["prompt"]), _json(completion))
+def _blocks(
+    graph: Graph, node: Node, label: str, index: RowIndex, with_text: bool
+) -> Iterator[dict[str, Sequence[Any]]]:
+    """Stream the columns of the answers in one file, a hundred thousand at a time."""
+    kinds = index.kinds
+    common: dict[str, list[Any]] = {
+        "role": [kind[0] for kind in kinds],
+        "source": [kind[1] for kind in kinds],
+        "round": [kind[2] for kind in kinds],
+        "model": [kind[3] for kind in kinds],
+        "written_by": [writer_name(graph, kind[0], kind[3]) for kind in kinds],
+    }
+    constant = {"stage": node.stage, "trained": node.label, "file": label}
+    texts = _Texts(index.data)
+    for block in index.answers(ANSWERS_AT_ONCE):
+        offsets, prompt_ids, sample_indices, scores, of_kind = zip(*block, strict=True)
+        columns: dict[str, Sequence[Any]] = {
+            name: [values[kind] for kind in of_kind] for name, values in common.items()
+        }
+        columns |= {name: [value] * len(block) for name, value in constant.items()}
+        columns |= {"prompt_id": prompt_ids, "sample_index": sample_indices, "score": scores}
+        if with_text:
+            said = [texts.of(offset, role) for offset, role in zip(offsets, columns["role"], strict=True)]
+            columns |= dict(zip(TEXTS, zip(*said, strict=True), strict=True))
+        yield columns
 
 
-def _texts(data: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+class _Texts:
+    """Read prompts and completions of a file's rows, once from its beginning to its end."""
+
+    def __init__(self, data: Path) -> None:
+        self._rows = _rows(data)
+        self._offset, self._row = -1, dict[str, Any]()
+
+    def of(self, offset: int, role: str) -> tuple[str, str]:
+        """Return prompt and completion of an answer; rows have to be asked for in the order of the file."""
+        while self._offset != offset:
+            self._offset, self._row = next(self._rows)
+        return _json(self._row["prompt"]), _json(self._row[{"sft": "completion", "edited": "chosen"}.get(role, role)])
+
+
+def _rows(data: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     offset = 0
     with open(data, "rb") as file:
         for line in file:

@@ -14,8 +14,9 @@ from made_run import MadeRun, make, sampled
 from posttrain.core.errors import StorageError
 from posttrain.core.files import sha256_file, write_jsonl
 from posttrain.lineage.graph import Graph
+from posttrain.lineage.indexing import build_index, index_rows
 from posttrain.lineage.names import find_row
-from posttrain.lineage.row_index import build_index, index_rows, open_index
+from posttrain.lineage.row_index import open_index
 from posttrain.lineage.story import tell_story
 from posttrain.store.artifacts import damaged_files
 
@@ -101,6 +102,10 @@ def test_a_file_that_was_changed_is_refused_not_misread(tmp_path):
     assert index is not None
     with pytest.raises(StorageError, match="verify"):
         index.rows("first")
+    data.unlink()
+    for look in (lambda: index.rows("first"), lambda: build_index(tmp_path, data, "0" * 64)):
+        with pytest.raises(StorageError, match="verify"):
+            look()
 
 
 def test_rows_without_an_id_and_a_last_line_without_an_end_do_no_harm(tmp_path):
