@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import sqlite3
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.atomic import no_room_as_storage_error
 from posttrain.core.errors import StorageError
-from posttrain.core.jsonl import decode_row
-from posttrain.lineage.answers import Answer, answers_of, makes_model
-from posttrain.lineage.row_index import Place, changed, index_path, open_index
+from posttrain.lineage.answer_files import AnswerWriter, answers_path
+from posttrain.lineage.answers import makes_model
+from posttrain.lineage.row_index import changed, index_path, open_index
 from posttrain.store.artifacts import Artifact
 
 ROWS_AT_ONCE = 20_000
 _TABLES = """
 CREATE TABLE spans (prompt_id TEXT, offset INTEGER, length INTEGER, PRIMARY KEY (prompt_id, offset)) WITHOUT ROWID;
-CREATE TABLE answers (offset INTEGER, prompt_id TEXT, sample_index INTEGER, score REAL, kind INTEGER);
 CREATE TABLE kinds (kind INTEGER PRIMARY KEY, role TEXT, source TEXT, round INTEGER, model TEXT, answers INTEGER);
 CREATE TABLE models (model TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE totals (training_rows INTEGER);
@@ -31,7 +30,6 @@ CREATE TEMP TABLE found (prompt_id TEXT, offset INTEGER, length INTEGER);
 """
 _FINISH = """
 INSERT INTO spans SELECT * FROM found ORDER BY prompt_id, offset;
-INSERT INTO totals SELECT COUNT(DISTINCT offset) FROM answers;
 DROP TABLE found;
 """
 
@@ -51,10 +49,11 @@ def build_index(root: Path, data: Path, sha256: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=path.parent) as folder:
             work = Path(folder) / "index"
+            answers = AnswerWriter(data.name, Path(folder) / "answers")
             try:
                 with contextlib.closing(sqlite3.connect(work, isolation_level=None)) as connection:
                     connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
-                    found = _fill(connection, data)
+                    found = _fill(connection, data, answers)
                     connection.executescript(f"BEGIN; {_FINISH} COMMIT;")
             except sqlite3.OperationalError as error:
                 raise StorageError(
@@ -62,9 +61,15 @@ def build_index(root: Path, data: Path, sha256: str) -> None:
                 ) from error
             if found != sha256:
                 raise changed(data)
-            with open(work, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(work, path)
+            if answers.path.exists():  # first, so that an index that is there has its answers
+                _put(answers.path, answers_path(path))
+            _put(work, path)
+
+
+def _put(work: Path, target: Path) -> None:
+    with open(work, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(work, target)
 
 
 def row_files(artifact: Artifact) -> Iterator[tuple[Path, str]]:
@@ -83,14 +88,11 @@ def index_rows(root: Path, artifact: Artifact) -> None:
             build_index(root, data, sha256)
 
 
-def _fill(connection: sqlite3.Connection, data: Path) -> str:
-    """Put a file's spans and answers into the tables; return the SHA-256 of its content."""
+def _fill(connection: sqlite3.Connection, data: Path, answers: AnswerWriter) -> str:
+    """Put what a file holds into the tables, and its answers to their writer; return the SHA-256 of its content."""
     content = hashlib.sha256()
-    models: set[str] = set()
-    kinds: dict[tuple[Any, ...], int] = {}
-    numbers: Counter[int] = Counter()
+    models: set[Any] = set()
     spans: list[tuple[str, int, int]] = []
-    answers: list[Place] = []
     with open(data, "rb") as file:
         lines = _lines(file, content)
         while block := list(islice(lines, ROWS_AT_ONCE)):
@@ -100,20 +102,16 @@ def _fill(connection: sqlite3.Connection, data: Path) -> str:
                     spans[-1] = name, spans[-1][1], spans[-1][2] + length
                 else:
                     spans.append((name, offset, length))
-                found = answers_of(data.name, row)
-                for answer in found:
-                    kind = kinds.setdefault((answer.role, answer.source, answer.round, answer.model), len(kinds))
-                    numbers[kind] += 1
-                    answers.append((offset, name, answer.sample_index, answer.score, kind))
-                models.update(_models(row, found))
+                answers.add(offset, row)
+                models.add(row.get("model") if isinstance(row.get("model"), str) else None)
             connection.execute("BEGIN")
             connection.executemany("INSERT INTO found VALUES (?, ?, ?)", spans)
-            connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", answers)
             connection.execute("COMMIT")
-            spans, answers = [], []
-    told = [(number, *kind, numbers[number]) for kind, number in kinds.items()]
-    connection.executemany("INSERT INTO kinds VALUES (?, ?, ?, ?, ?, ?)", told)
-    connection.executemany("INSERT INTO models VALUES (?)", [(model,) for model in sorted(models)])
+            spans = []
+    answers.close()
+    connection.executemany("INSERT INTO kinds VALUES (?, ?, ?, ?, ?, ?)", answers.kinds)
+    connection.execute("INSERT INTO totals VALUES (?)", (answers.num_rows,))
+    connection.executemany("INSERT INTO models VALUES (?)", [(model,) for model in sorted(models - {None})])
     return content.hexdigest()
 
 
@@ -122,7 +120,10 @@ def _lines(file: Any, content: Any) -> Iterator[tuple[int, int, dict[str, Any]]]
     offset = 0
     for line in file:
         content.update(line)
-        row = decode_row(line)
+        try:
+            row = json.loads(line)  # three times as fast as what checks rows of other people, which these are not
+        except ValueError:
+            row = None
         if isinstance(row, dict) and _is_text(row.get("prompt_id")):
             yield offset, len(line), row
         offset += len(line)
@@ -130,8 +131,3 @@ def _lines(file: Any, content: Any) -> Iterator[tuple[int, int, dict[str, Any]]]
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and (value.isascii() or value.encode("utf-8", "ignore").decode("utf-8") == value)
-
-
-def _models(row: Mapping[str, Any], answers: list[Answer]) -> set[str]:
-    named = {answer.model for answer in answers} | {row.get("model")}
-    return {model for model in named if isinstance(model, str)}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,8 +23,6 @@ FOLDER = ".lineage"
 VERSION = 1
 Kind = tuple[str, str | None, int | None, str | None, int]
 """(role, source, round, model, answers): what answers have in common, and how many there are."""
-Place = tuple[int, str, int | None, float | None, int]
-"""(offset of the row, prompt_id, sample_index, score, kind) of an answer; kinds count from 0."""
 
 
 class RowIndex:
@@ -34,10 +31,12 @@ class RowIndex:
     It is opened for each question and closed again: a long run has more files than a process may hold open.
 
     Attributes:
+        path: The index.
         data: The file whose rows it names.
     """
 
     def __init__(self, path: Path, data: Path) -> None:
+        self.path = path
         self.data = data
         # Nobody changes a finished index, so readers need no locks, which a network file system may not have.
         self._address = f"file:{quote(str(path.absolute()))}?immutable=1"
@@ -91,22 +90,13 @@ class RowIndex:
 
     @property
     def kinds(self) -> list[Kind]:
-        """Return the kinds of answers to train on, with their numbers; nothing where no stage trains on such files."""
+        """Return the kinds of answers to train on, by their numbers; none where no stage trains on such files."""
         return self._ask("SELECT role, source, round, model, answers FROM kinds ORDER BY kind")
 
     @property
     def num_training_rows(self) -> int:
         """Return the rows that hold answers to train on; a pair is one row."""
         return int(self._ask("SELECT training_rows FROM totals")[0][0])
-
-    def answers(self, at_once: int) -> Iterator[list[Place]]:
-        """Stream the answers to train on, in the order of the file, in lists of `at_once`."""
-        with contextlib.closing(self._connect()) as connection:
-            found = connection.execute(
-                "SELECT offset, prompt_id, sample_index, score, kind FROM answers ORDER BY rowid"
-            )
-            while block := found.fetchmany(at_once):
-                yield block
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._address, uri=True)

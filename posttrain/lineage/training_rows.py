@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.atomic import atomic_file
 from posttrain.core.errors import DataError
 from posttrain.core.jsonl import decode_row
+from posttrain.lineage.answer_files import read_answers
 from posttrain.lineage.checkpoint import writer_name
-from posttrain.lineage.graph import Graph, Node
+from posttrain.lineage.graph import Graph
 from posttrain.lineage.row_index import RowIndex
 
-ANSWERS_AT_ONCE = 100_000
 COLUMNS = {
     **{"prompt_id": "string", "sample_index": "int64", "role": "string", "stage": "string", "round": "int64"},
     **{"source": "string", "model": "string", "written_by": "string", "score": "double"},
@@ -50,39 +50,38 @@ def write_training_rows(graph: Graph, name: str, out: Path, with_text: bool) -> 
     with atomic_file(out) as file, pq.ParquetWriter(file, schema) as writer:
         for node in chain:
             for reference, index in graph.training_data(node):
-                label = graph.nodes[reference].label
-                for columns in _blocks(graph, node, label, index, with_text):
-                    arrays = [pa.array(columns[field.name], field.type) for field in schema]
-                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-                    written += len(columns["prompt_id"])
+                constant = {"stage": node.stage, "trained": node.label, "file": graph.nodes[reference].label}
+                for table in _tables(graph, constant, index, schema):
+                    writer.write_table(table)
+                    written += table.num_rows
     return written
 
 
-def _blocks(
-    graph: Graph, node: Node, label: str, index: RowIndex, with_text: bool
-) -> Iterator[dict[str, Sequence[Any]]]:
-    """Stream the columns of the answers in one file, a hundred thousand at a time."""
-    kinds = index.kinds
-    common: dict[str, list[Any]] = {
-        "role": [kind[0] for kind in kinds],
-        "source": [kind[1] for kind in kinds],
-        "round": [kind[2] for kind in kinds],
-        "model": [kind[3] for kind in kinds],
-        "written_by": [writer_name(graph, kind[0], kind[3]) for kind in kinds],
-    }
-    constant = {"stage": node.stage, "trained": node.label, "file": label}
+def _tables(graph: Graph, constant: dict[str, str], index: RowIndex, schema: Any) -> Iterator[Any]:
+    """Stream the answers of one file as tables of a schema.
+
+    Args:
+        graph: The run.
+        constant: Columns with one value for all.
+        index: Of the file.
+        schema: Of the tables; with `prompt` and `completion` the rows themselves are read.
+    """
+    import pyarrow as pa
+
+    common = dict(zip(("role", "source", "round", "model"), zip(*index.kinds, strict=True), strict=False))
+    common["written_by"] = tuple(writer_name(graph, kind[0], kind[3]) for kind in index.kinds)
     texts = _Texts(index.data)
-    for block in index.answers(ANSWERS_AT_ONCE):
-        offsets, prompt_ids, sample_indices, scores, of_kind = zip(*block, strict=True)
-        columns: dict[str, Sequence[Any]] = {
-            name: [values[kind] for kind in of_kind] for name, values in common.items()
-        }
-        columns |= {name: [value] * len(block) for name, value in constant.items()}
-        columns |= {"prompt_id": prompt_ids, "sample_index": sample_indices, "score": scores}
-        if with_text:
-            said = [texts.of(offset, role) for offset, role in zip(offsets, columns["role"], strict=True)]
-            columns |= dict(zip(TEXTS, zip(*said, strict=True), strict=True))
-        yield columns
+    for batch in read_answers(index.path):
+        columns = {name: batch.column(name) for name in ("prompt_id", "sample_index", "score")}
+        columns |= {name: pa.repeat(pa.scalar(value), batch.num_rows) for name, value in constant.items()}
+        for name, values in common.items():
+            of_kind = pa.array(values, schema.field(name).type)
+            columns[name] = pa.DictionaryArray.from_arrays(batch.column("kind"), of_kind).dictionary_decode()
+        if "prompt" in schema.names:
+            rows = zip(batch.column("offset").to_pylist(), columns["role"].to_pylist(), strict=True)
+            said = zip(*(texts.of(offset, role) for offset, role in rows), strict=True)
+            columns |= {name: pa.array(values, pa.string()) for name, values in zip(TEXTS, said, strict=True)}
+        yield pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 class _Texts:

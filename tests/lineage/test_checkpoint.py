@@ -108,6 +108,18 @@ def test_parquet_with_texts_has_each_answer_beside_its_prompt(graph, tmp_path):
     ]
 
 
+def test_an_edited_answer_has_neither_sample_nor_model(graph, tmp_path):
+    out = tmp_path / "rows.parquet"
+    assert write_training_rows(graph, "round_2/reward_model", out, with_text=True) == 6  # three pairs
+    rows = pq.read_table(out).to_pylist()
+    edited = [row for row in rows if row["role"] == "edited"]
+    assert [(row["sample_index"], row["model"], row["written_by"], row["score"]) for row in edited] == [
+        (None, None, "edited", None)
+    ] * 2
+    assert {json.loads(row["completion"])[0]["content"] for row in edited} == {"better"}
+    assert {row["model"] for row in rows if row["role"] != "edited"} == {"hash-one"}
+
+
 def test_parquet_needs_rows_and_an_ending(graph, tmp_path):
     with pytest.raises(DataError, match="no row of run made trained base"):
         write_training_rows(graph, "base", tmp_path / "rows.parquet", with_text=False)
