@@ -55,8 +55,8 @@ def _sampling(graph: Graph, node: Node, rows: Rows, sample_index: int | None) ->
             continue
         key = row.get("sample_index"), row.get("model")
         scores = [_score(graph, item, rows, key) for item in scored]
-        decisions = [decision for item in selected for decision in _selected(item, rows, key)]
-        decisions += [decision for item in labelled for decision in _labelled(item, rows, key)]
+        decisions = [decision for item in selected for decision in _selected(graph, item, rows, key)]
+        decisions += [decision for item in labelled for decision in _labelled(graph, item, rows, key)]
         told = {name: row[name] for name in SAMPLE_COLUMNS if name in row}
         samples.append(told | {"scores": [item for item in scores if item], "decisions": decisions})
     return {
@@ -96,34 +96,35 @@ def _score(graph: Graph, node: Node, rows: Rows, key: Key) -> dict[str, Any] | N
     return entry | {name: own[name] for name in ("reason", "error") if own.get(name)}
 
 
-def _selected(node: Node, rows: Rows, key: Key) -> Iterator[dict[str, Any]]:
+def _selected(graph: Graph, node: Node, rows: Rows, key: Key) -> Iterator[dict[str, Any]]:
     """Yield what a selection decided on a sample: SFT row, chosen, rejected, or dropped and why."""
     files = rows[node.reference]
     for row in files.get("sft.jsonl", []):
         if (row.get("sample_index"), row.get("model")) == key:
             yield {**node.place, "decision": "sft"}
-    yield from _sides(node, files.get("pairs.jsonl", []), key)
+    yield from _sides(graph, node, files.get("pairs.jsonl", []), key)
     for row in files.get("dropped.jsonl", []):
         if (row.get("sample_index"), row.get("model")) == key:
             yield {**node.place, "decision": "dropped", "drop_reason": row.get("drop_reason")}
 
 
-def _labelled(node: Node, rows: Rows, key: Key) -> Iterator[dict[str, Any]]:
+def _labelled(graph: Graph, node: Node, rows: Rows, key: Key) -> Iterator[dict[str, Any]]:
     """Yield what an annotation decided on a sample; `other` is None where the other answer was edited."""
     files = rows[node.reference]
-    yield from _sides(node, files.get("preferences.jsonl", []), key)
+    yield from _sides(graph, node, files.get("preferences.jsonl", []), key)
     for row in files.get("dropped.jsonl", []):
         if (row.get("sample_index"), row.get("model")) == key:
             yield {**node.place, "decision": "dropped", "drop_reason": row.get("drop_reason")}
 
 
-def _sides(node: Node, pairs: list[Row], key: Key) -> Iterator[dict[str, Any]]:
+def _sides(graph: Graph, node: Node, pairs: list[Row], key: Key) -> Iterator[dict[str, Any]]:
     for pair in pairs:
         for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
             index, model = pair.get(f"{side}_sample_index"), pair.get(f"{side}_model", pair.get("model"))
             if index is not None and (index, model) == key:
                 entry = {**node.place, "decision": side, "other": pair.get(f"{other}_sample_index")}
-                entry["other_score"] = pair.get(f"{other}_score")
+                writer = pair.get(f"{other}_model", pair.get("model"))
+                entry |= {"other_model": graph.writers.get(writer, writer), "other_score": pair.get(f"{other}_score")}
                 if pair.get("chosen_edited"):
                     entry["other_is_edited"] = True
                 yield entry | {name: pair[name] for name in ("margin", *LABEL_COLUMNS) if pair.get(name) is not None}

@@ -114,7 +114,7 @@ def _sampling(entry: Entry, whole: bool) -> Iterator[str]:
             f"no score: {item.get('error') or item.get('reason')}" for item in sample["scores"] if item["score"] is None
         ]
         end = {"stop": "ended", "length": "cut at the token limit"}.get(sample.get("finish_reason"), "")
-        decisions = list(map(_decision, sample["decisions"]))
+        decisions = [_decision(item, entry["model"]) for item in sample["decisions"]]
         yield "    " + " · ".join(
             [
                 f"sample {sample['sample_index']}",
@@ -132,16 +132,17 @@ def _best_first(sample: Entry) -> tuple[Any, ...]:
     return (ranks[0] if ranks else float("inf"), sample["sample_index"])
 
 
-def _decision(entry: Entry) -> str:
+def _decision(entry: Entry, model: str) -> str:
+    """Return what was decided on a sample that this model drew."""
     if entry["decision"] == "sft":
         return "SFT row"
     if entry["decision"] == "dropped":
         return f"dropped: {entry['drop_reason']}"
-    other = (
-        "an edited answer"
-        if entry.get("other_is_edited") and entry["decision"] == "rejected"
-        else f"sample {entry['other']}"
-    )
+    other = f"sample {entry['other']}"
+    if entry["other"] is None:
+        other = "an edited answer"
+    elif entry["other_model"] not in (None, model):
+        other += f" of {entry['other_model']}"
     said = f"chosen over {other}" if entry["decision"] == "chosen" else f"rejected for {other}"
     facts = [f"{key} {_number(entry[key])}" for key in ("margin", "strength") if key in entry]
     return f"{said} ({', '.join(facts)})" if facts else said

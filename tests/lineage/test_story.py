@@ -7,7 +7,7 @@ import pytest
 from posttrain.core.errors import DataError
 from posttrain.lineage.names import find_row
 from posttrain.lineage.story import tell_story
-from posttrain.lineage.told import story_lines
+from posttrain.lineage.told import _decision, story_lines
 
 
 def labels(entries: list[dict]) -> list[str]:
@@ -53,7 +53,7 @@ def test_every_sample_has_its_score_rank_and_decisions(graph):
     decided = {item["sample_index"]: [entry["decision"] for entry in item["decisions"]] for item in sampling["samples"]}
     assert decided == {0: ["rejected"], 1: ["sft", "chosen"], 2: ["dropped"]}
     chosen = sampling["samples"][1]["decisions"][1]
-    assert (chosen["other"], chosen["margin"]) == (0, 2.0)  # 3 over 1
+    assert (chosen["other"], chosen["other_model"], chosen["margin"]) == (0, "base", 2.0)  # 3 over 1
     assert sampling["samples"][2]["decisions"][0]["drop_reason"] == "not_selected"
 
 
@@ -110,6 +110,14 @@ def test_a_held_out_prompt_has_verdicts_and_trained_nothing(graph):
     ]
     assert story["trained"] == story["by_way_of"] == []
     assert "  no row of it trained a model" in story_lines(story)
+
+
+def test_text_names_the_other_model_and_an_edited_answer():
+    pair = {"decision": "chosen", "other": 2, "other_model": "teacher", "margin": 0.5}
+    assert _decision(pair, "base") == "chosen over sample 2 of teacher (margin 0.5)"
+    assert _decision(pair, "teacher") == "chosen over sample 2 (margin 0.5)"
+    edited = {"decision": "rejected", "other": None, "other_model": None, "strength": "better"}
+    assert _decision(edited, "base") == "rejected for an edited answer (strength better)"
 
 
 def test_text_tells_all_of_it(graph):
