@@ -126,7 +126,7 @@ def _add_loop(verbs: argparse._SubParsersAction) -> None:
         parser.add_argument("--root", default=".", help="folder that holds artifacts/ and runs/ (default: here)")
         if name == "plan":
             parser.add_argument("--json", action="store_true", help="print JSON")
-    parser = _run_verb(verbs, "status", "loop:status", "show where a run is, stage by stage")
+    parser = _run_verb(verbs, "status", "status:status", "show where a run is, stage by stage")
     parser.add_argument("--watch", action="store_true", help="go on until the run ends")
     parser = _run_verb(verbs, "why", "loop:why", "show which fields made a stage of a run run again")
     parser.add_argument("stage", help="label (round_2/dpo) or stage name (dpo)")
@@ -143,9 +143,14 @@ def _add_inspection(verbs: argparse._SubParsersAction) -> None:
     parser = _run_verb(verbs, "report", "inspection:report", "write the HTML page, or print the same as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser = _run_verb(
-        verbs, "trace", "inspection:trace", "follow a row: prompt, samples, scores, decisions, checkpoints"
+        verbs, "trace", "lineage:trace", "follow a row to the checkpoints that it trained, or a checkpoint to its rows"
     )
-    parser.add_argument("row_id", help="prompt_id, or prompt_id:sample_index")
+    followed = parser.add_mutually_exclusive_group(required=True)
+    followed.add_argument("row_id", nargs="?", help="prompt_id or its beginning, or prompt_id:sample_index")
+    followed.add_argument("--model", help="what trained it: best, round_2, round_2/sft, a student's name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", metavar="FILE.parquet", help="with --model, write every answer that trained it")
+    parser.add_argument("--text", action="store_true", help="with --out, add prompts and completions")
     _run_verb(verbs, "verify", "inspection:verify", "compare every artifact's bytes with its manifest")
     parser = _run_verb(verbs, "export", "inspection:export", "copy a model of a run as a plain Hugging Face folder")
     parser.add_argument("--model", required=True, help="best, base, round_2, or a student's name")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.core.files import atomic_write, content_hash
+from posttrain.lineage.indexing import index_rows
 from posttrain.recipe import Recipe, recipe_json
 from posttrain.runs import read_record
 from posttrain.stages import STAGES, Progress, StageCall
@@ -117,6 +118,7 @@ class Executor:
             except BaseException as error:
                 self.record.update(label, name, found.address, state_after(error), started)
                 raise
+            index_rows(self.store.root, found)
             status = "ran"
         else:
             status = "hit"

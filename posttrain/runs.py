@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ class Run:
     record: Mapping[str, Any]
     store: ArtifactStore
 
-    @property
+    @cached_property
     def state(self) -> str:
-        """Return `running`, `finished`, `failed`, or `interrupted` where the process was stopped or killed."""
+        """Return `running`, `finished`, `failed`, or `interrupted` where the process was stopped or killed.
+
+        It is that of the first look: one answer of a command tells of one moment.
+        """
         state = self.record["state"]
         # The lock tells what a process number cannot: numbers are given anew after a restart.
         return "interrupted" if state == "running" and not is_locked(self.folder / LOCK) else state
@@ -85,17 +89,21 @@ class Run:
         return self.recipe["num_rounds"]
 
 
+def run_folder(name: str, root: Path) -> Path | None:
+    """Return the folder of a run, given by name or folder; None where it holds no record."""
+    return next((folder for folder in (root / "runs" / name, Path(name)) if (folder / "run.json").is_file()), None)
+
+
 def find_run(name: str, root: Path) -> Run:
     """Return a run by name (under `root/runs`) or by folder.
 
     Raises:
         DataError: There is no such run; the runs that are there are listed.
     """
-    for folder in (root / "runs" / name, Path(name)):
-        path = folder / "run.json"
-        if path.is_file():
-            record = read_record(path)
-            return Run(record["recipe"], folder, record, ArtifactStore(folder.absolute().parent.parent))
+    folder = run_folder(name, root)
+    if folder is not None:
+        record = read_record(folder / "run.json")
+        return Run(record["recipe"], folder, record, ArtifactStore(folder.absolute().parent.parent))
     runs = root / "runs"
     there = sorted(path.parent.name for path in runs.glob("*/run.json")) if runs.is_dir() else []
     known = f"runs in {runs}: {', '.join(there)}" if there else f"there are no runs in {runs}"

@@ -122,13 +122,16 @@ def rankings_to_pairs(rankings: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Turn RANKING rows into PREFERENCE rows, one for each pair of answers, keeping `strength` where it is known.
 
     Columns of the prompt are carried; the pair's place in the ranking is `chosen_rank` and `rejected_rank`, from 0.
+    Where the ranking says which samples its answers are, the pair does: `…_sample_index` and `…_model`.
     """
     pairs: list[Row] = []
     for ranking in rankings:
         carried = {key: value for key, value in ranking.items() if key not in _RANKING_COLUMNS}
         places = list(itertools.combinations(range(len(ranking["completions"])), 2))
         strengths = ranking.get("strengths") or [None] * len(places)
-        scores = ranking.get("scores") or [None] * len(ranking["completions"])
+        nothing = [None] * len(ranking["completions"])
+        scores = ranking.get("scores") or nothing
+        indices, models = ranking.get("sample_indices") or nothing, ranking.get("models") or nothing
         for (better, worse), strength in zip(places, strengths, strict=True):
             pair = {
                 "prompt": ranking["prompt"],
@@ -139,6 +142,10 @@ def rankings_to_pairs(rankings: Iterable[Mapping[str, Any]]) -> list[Row]:
                 "chosen_score": scores[better],
                 "rejected_score": scores[worse],
                 "chosen_edited": bool(ranking.get("edited")) and better == 0,
+                "chosen_sample_index": indices[better],
+                "rejected_sample_index": indices[worse],
+                "chosen_model": models[better],
+                "rejected_model": models[worse],
             }
             pairs.append({**carried, **pair, **({"strength": strength} if strength else {})})
     return pairs

@@ -325,14 +325,13 @@ def test_trace_follows_a_prompt_to_the_checkpoints(bench, capsys):
     capsys.readouterr()
     assert bench.call("trace", "p") == 0
     out = capsys.readouterr().out
-    steps = [line.split("  ")[0] for line in out.splitlines() if not line.startswith(" ")]
-    way = ["round_1/prompts/magpie_1", "round_1/completions/policy", "round_1/scores", "round_1/select"]
-    places = [steps.index(step) for step in [*way, "round_1/sft", "round_1/dpo"]]
+    way = ("round_1/prompts/magpie_1", "round_1/completions/policy", "round_1/scores", "round_1/select")
+    places = [out.index(f"{step}  (") for step in (*way, "round_1/sft", "round_1/dpo")]
     assert places == sorted(places)
     assert "source magpie · round 1" in out
-    assert "sample_index 0 · score 2" in out
-    assert "margin 1" in out
-    assert "round_1/dpo  trained on 1 row of it" in out
+    assert "sample 0 · score 2 (rank 1 of 2) · SFT row · chosen over sample 1 (margin 1)" in out
+    trained = [line.split("  (")[0].strip() for line in out.splitlines() if "trained on 1 row of it" in line]
+    assert trained == ["round_1/sft", "round_1/dpo"]
 
 
 def test_trace_of_one_sample_leaves_the_others_out(bench, capsys):
@@ -340,19 +339,51 @@ def test_trace_of_one_sample_leaves_the_others_out(bench, capsys):
     capsys.readouterr()
     bench.call("trace", "p:1")
     out = capsys.readouterr().out
-    assert "sample_index 1 · score 1" in out and "sample_index 0" not in out
-    assert "round_1/dpo  trained on 1 row of it" in out and "round_1/sft  trained" not in out
+    assert "sample 1 · score 1" in out and "sample 0 · score" not in out
+    assert [line.split("  (")[0].strip() for line in out.splitlines() if "trained on" in line] == ["round_1/dpo"]
 
 
 def test_trace_says_why_a_prompt_was_dropped_and_takes_ids_with_colons(bench, capsys):
     bench.call("run", "num_rounds=1")
     capsys.readouterr()
-    bench.call("trace", "q:1")
-    out = capsys.readouterr().out
-    assert "drop_reason every sample was cut" in out and "trained" not in out
+    assert bench.call("trace", "q:1", "--json") == 0
+    story = json.loads(capsys.readouterr().out)
+    assert (story["prompt_id"], story["sample_index"], story["trained"]) == ("q:1", None, [])
     assert bench.call("trace", "q:1:0") == 0
     assert bench.call("trace", "r") == 1
     assert "run small has no row 'r'" in capsys.readouterr().err
+
+
+def test_trace_of_a_checkpoint_counts_its_rows_and_writes_them(bench, capsys, tmp_path):
+    bench.call("run", "num_rounds=1")
+    capsys.readouterr()
+    out = tmp_path / "rows.parquet"
+    assert bench.call("trace", "--model", "round_1", "--json", "--out", str(out), "--text") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["total"] == {"rows": 2, "answers": 3}  # an SFT row, and a pair
+    assert told["out"] == {"path": str(out), "answers": 3} and out.is_file()
+    assert bench.call("trace", "--model", "best") == 0
+    assert "in its weights: round_1 ← round_1/sft ← base" in capsys.readouterr().out
+    assert bench.call("trace", "--model", "round_7") == 1
+    assert "has no model 'round_7'; it has: base, round_1" in capsys.readouterr().err
+    assert bench.call("trace", "p", "--out", str(out)) == 1
+    assert "give it with --model" in capsys.readouterr().err
+    for arguments in ([], ["p", "--model", "best"]):
+        with pytest.raises(SystemExit, match="2"):
+            bench.call("trace", *arguments)
+
+
+def test_a_finished_stage_has_its_index_and_a_damaged_one_says_what_to_remove(bench, capsys):
+    bench.call("run", "num_rounds=1")
+    indexes = bench.root / "artifacts" / ".lineage"
+    before = {path.name: path.stat().st_mtime_ns for path in indexes.iterdir()}
+    assert bench.call("trace", "p") == 0 and bench.call("verify") == 0
+    assert {path.name: path.stat().st_mtime_ns for path in indexes.iterdir()} == before
+    for path in indexes.iterdir():
+        path.write_bytes(b"not a database")
+    capsys.readouterr()
+    assert bench.call("trace", "p") == 1
+    assert f"an index in {indexes} is damaged" in capsys.readouterr().err
 
 
 def test_verify_names_the_file_whose_bytes_changed(bench, capsys):

@@ -1,4 +1,4 @@
-"""Commands that look at a run: report, trace, verify, export; and chat with a checkpoint."""
+"""Commands that look at a run: report, verify, export; and chat with a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from posttrain.core.errors import DataError, StorageError
+from posttrain.core.errors import StorageError
 from posttrain.runs import find_run
 
 
@@ -20,20 +20,6 @@ def report(args: Namespace) -> None:
         print(json.dumps(collect(found), indent=1, ensure_ascii=False))
     else:
         print(write_report(found))
-
-
-def trace(args: Namespace) -> None:
-    """Print a row's way through the run."""
-    from posttrain.store.lineage import trace_row
-
-    found = find_run(args.run, Path(args.root))
-    lines = trace_row(list(found.artifacts()), args.row_id)
-    if not lines:
-        raise DataError(
-            f"run {found.name} has no row '{args.row_id}'; give a prompt_id, or prompt_id:sample_index, "
-            "as it stands in prompts.jsonl or completions.jsonl of a stage"
-        )
-    print("\n".join(lines))
 
 
 def verify(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Commands on whole runs: run, plan, status, why."""
+"""Commands on whole runs: run, plan, why."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(args: Namespace) -> None:
         fetch_models(recipe)
         planned = plan_stages(recipe, root)
         store = ArtifactStore(root)
-        watcher = LiveWatcher(planned, store)
+        watcher = LiveWatcher(planned, store, run_dir)
         executor = Executor(store, run_dir, recipe, watcher)
         executor.record.begin(recipe, planned)
         try:
@@ -95,39 +95,6 @@ def plan(args: Namespace) -> None:
 
 def _count(number: int | None) -> str:
     return "–" if number is None else f"{number:,}"
-
-
-def status(args: Namespace) -> None:
-    """Print where a run is, stage by stage."""
-    found = find_run(args.run, Path(args.root))
-    while True:
-        _print_status(found)
-        if not args.watch or found.state != "running":
-            return
-        time.sleep(2.0)
-        found = find_run(args.run, Path(args.root))
-
-
-def _print_status(found: Run) -> None:
-    record = found.record
-    done = {row["label"]: row for row in record["stages"]}
-    for planned in record["planned"]:
-        row = done.pop(planned["label"], None)
-        print(_status_line(found, row) if row else f"{'waiting':<11} {planned['label']}")
-    for row in done.values():  # a gate that held changes the stages after it
-        print(_status_line(found, row))
-    print(f"{record['recipe']}: {found.state}")
-
-
-def _status_line(found: Run, row: dict[str, Any]) -> str:
-    """Return a line on a stage; one that was running when its process was killed is interrupted too."""
-    status, seconds = row["status"], row["seconds"]
-    if status == "running" and found.state == "running":
-        seconds = time.time() - row["started"]
-    elif status == "running":
-        status = found.state
-    shown = f"{seconds:>8.1f} s" if status in ("running", "ran", "failed") else ""
-    return f"{status:<11} {row['label']:<44} {shown}".rstrip()
 
 
 def why(args: Namespace) -> None:

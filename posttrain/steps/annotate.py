@@ -52,7 +52,7 @@ def label_file(
     call: StageCall, annotator: FileAnnotator, content: str, round: int, min_strength: str
 ) -> dict[str, Any]:
     """Take rows that a person ranked, without held-out prompts and preferences weaker than `min_strength`."""
-    rows = read_rows(annotator.path)
+    rows = [_named(row) for row in read_rows(annotator.path)]
     rankings = [row for row in rows if "completions" in row]
     pairs = [row for row in rows if "completions" not in row]
     check_rows(rankings, "ranking", annotator.path)
@@ -77,6 +77,17 @@ def label_file(
         )
     summary = {"num_rankings": len(rankings), "num_preferences": len(kept), "num_left_out": len(left_out)}
     return _write(call, Labels(rankings, kept, left_out, summary), round)
+
+
+def _named(row: Row) -> Row:
+    """Give a person's row the id by which a trace finds it: its own, else that of its prompt."""
+    own = row.get("id", row.get("prompt_id"))
+    if own is not None or "prompt" not in row:
+        return row if own is None else {**row, "prompt_id": str(own)}
+    try:
+        return {**row, "prompt_id": prompt_id(normalize_prompt(row["prompt"]))}
+    except DataError:  # the check of all rows says what is wrong with it
+        return row
 
 
 def _merged(call: StageCall) -> list[Row]:

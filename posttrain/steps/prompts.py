@@ -148,13 +148,19 @@ def clean_prompts(
 
 
 def own_names(rows: Iterable[Row], taken: set[str]) -> list[Row]:
-    """Name a row by its content where its id is taken: files that number their rows alike would else be mixed up."""
+    """Name a row by its content where its id is taken: files that number their rows alike would else be mixed up.
+
+    Such a row keeps its first id as `renamed_from`. Which prompts a generator showed stays with what it wrote, where a
+    trace finds it: nothing that is made of a prompt carries `demonstrations` along.
+    """
     used = set(taken)
     named: list[Row] = []
     for row in rows:
-        name = row["prompt_id"] if row["prompt_id"] not in used else prompt_id(row["prompt"])
+        first = row["prompt_id"]
+        name = first if first not in used else prompt_id(row["prompt"])
         used.add(name)
-        named.append({**row, "prompt_id": name})
+        kept = {key: value for key, value in row.items() if key != "demonstrations"}
+        named.append({**kept, "prompt_id": name} | ({} if name == first else {"renamed_from": first}))
     return named
 
 

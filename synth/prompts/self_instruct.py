@@ -77,9 +77,9 @@ def self_instruct(
         demonstration: how a demonstration is written; {number} counts from 1.
 
     Returns:
-        the new rows, `prompt`, `prompt_id`, `source`, `round`, `request` (which one wrote it), in order of requests:
-        at most `num_prompts`, fewer where `max_requests` did not give as many; and the dropped items as rows of the
-        same kind with `drop_reason`.
+        the new rows, `prompt`, `prompt_id`, `source`, `round`, `request` (which one wrote it), `demonstrations` (the
+        ids of the prompts that it showed), in order of requests: at most `num_prompts`, fewer where `max_requests` did
+        not give as many; and the dropped items as rows of the same kind with `drop_reason`.
 
     Raises:
         SynthError: too few seeds to show, a template without {demonstrations}, or replies that do not match requests.
@@ -102,6 +102,7 @@ def self_instruct(
             )
         for number, (text, finish_reason) in zip(wave, replies, strict=True):
             for row, reason in _read(text, finish_reason, number, round, judge):
+                row["demonstrations"] = writer.shown[number]
                 if reason is None and len(rows) < num_prompts:
                     rows.append(row)
                     writer.pool.append(Demonstration(row["prompt_id"], row["prompt"][0]["content"]))
@@ -145,6 +146,7 @@ class _Writer:
             )
         self.people = people
         self.pool: list[Demonstration] = []
+        self.shown: dict[int, list[str]] = {}
         self._template = template
         self._num, self._num_machine, self._seed, self._line = num, num_machine, seed, line
 
@@ -153,8 +155,9 @@ class _Writer:
         return math.ceil(num_prompts / self._num) if "{num_new}" in self._template else num_prompts
 
     def messages(self, request: int) -> list[Message]:
-        """Write one request."""
+        """Write one request and note the ids of the prompts that it shows."""
         shown = draw_demonstrations(self.people, self.pool, self._num, self._num_machine, self._seed, request)
+        self.shown[request] = [one.name for one in shown]
         lines = [
             fill(self._line, {"number": str(number), "text": one.text}) for number, one in enumerate(shown, start=1)
         ]

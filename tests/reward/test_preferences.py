@@ -102,6 +102,11 @@ def test_every_answer_is_drawn_before_one_is_drawn_again_and_two_models_meet_fir
     drawn = [set(zip(r["sample_indices"], r["models"], strict=True)) for r in labels.rankings]
     assert len(drawn[0] | drawn[1]) == 4
     assert all({model for _, model in pair} == {"a", "b"} for pair in drawn)
+    sides = [
+        [(pair[f"{side}_sample_index"], pair[f"{side}_model"]) for side in ("chosen", "rejected")]
+        for pair in labels.preferences
+    ]
+    assert sides == [list(zip(r["sample_indices"], r["models"], strict=True)) for r in labels.rankings]
 
 
 def test_a_row_that_a_verifier_failed_on_is_dropped_with_its_error():
@@ -115,6 +120,7 @@ def test_rankings_of_people_have_no_strength():
     pairs = rankings_to_pairs([ranking])
     assert [(p["chosen_rank"], p["rejected_rank"]) for p in pairs] == [(0, 1), (0, 2), (1, 2)]
     assert all("strength" not in p and p["prompt_id"] == "x" for p in pairs)
+    assert all(p["chosen_sample_index"] is None and p["rejected_model"] is None for p in pairs)
 
 
 @pytest.mark.parametrize("gaps", [(0.1, 0.2, 0.3, 0.4), (1, 1, 1), (0.4, 0.3, 0.2, -0.1)])

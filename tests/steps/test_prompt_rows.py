@@ -65,6 +65,12 @@ def test_rows_of_two_files_numbered_alike_get_names_of_their_own():
     assert [row["prompt_id"] for row in named] == [prompt_id(said("a")), "2", prompt_id(said("c"))]
     assert [row["prompt"] for row in named] == [said("a"), said("b"), said("c")]
     assert rows[0]["prompt_id"] == "1"
+    assert [row.get("renamed_from") for row in named] == ["1", None, "2"]  # a trace follows them back
+
+
+def test_what_a_generator_showed_stays_with_what_it_wrote():
+    (row,) = own_names([{"prompt_id": "1", "prompt": said("a"), "demonstrations": ["2", "3"]}], taken=set())
+    assert row == {"prompt_id": "1", "prompt": said("a")}
 
 
 def labels(tmp_path: Path, *rows: dict) -> FileAnnotator:
@@ -83,6 +89,7 @@ def test_peoples_labels_on_held_out_prompts_and_weak_ones_are_left_out(tmp_path,
     assert summary == {"num_rankings": 0, "num_preferences": 2, "num_left_out": 2}
     kept = read_rows(stage.out / "preferences.jsonl")
     assert [(row["prompt"][0]["content"], row["round"]) for row in kept] == [("mine", 2), ("last", 2)]
+    assert [row["prompt_id"] for row in kept] == [prompt_id(said("mine")), prompt_id(said("last"))]
     reasons = [row["drop_reason"] for row in read_rows(stage.out / "dropped.jsonl")]
     assert reasons == ["held_out_prompt", "weaker_than_min_strength"]
 

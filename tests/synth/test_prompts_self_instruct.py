@@ -61,9 +61,11 @@ def test_one_task_per_reply():
 
 def test_requests_show_people_and_machine_drawn_by_seed_and_request():
     writer = Writer(lambda number: (fresh(number), "stop"))
-    run(writer, num_prompts=40, requests_per_wave=8)
+    rows, _ = run(writer, num_prompts=40, requests_per_wave=8)
+    by_id = {prompt_id(row["prompt"]): row["prompt"][0]["content"] for row in [*seeds(20), *rows]}
     for number, request in enumerate(writer.requests):
         lines = request.split("\n")[1:-1]
+        assert [by_id[name] for name in rows[number]["demonstrations"]] == [line.split(". ")[1] for line in lines]
         assert [line.split(". ")[0] for line in lines] == [str(n) for n in range(1, 9)]
         texts = [line.split(". ")[1] for line in lines]
         assert len(set(texts)) == 8

@@ -1,0 +1,1 @@
+"""From a training row to the checkpoints that it trained, and from a checkpoint to its training rows."""
