@@ -69,6 +69,7 @@ _ROWS = (
     ("reward_model", 1, "model, PREFERENCE, RANKING", "model", "training:reward_model"),
     ("score", 2, "COMPLETION, model", "COMPLETION", "scoring:score"),
     ("select", 1, "COMPLETION", "COMPLETION, PREFERENCE", "scoring:select_rows"),
+    ("gold", 1, "COMPLETION", "gold scores", "oracle:gold"),
     ("sft", 1, "model, COMPLETION", "model", "training:sft"),
     ("dpo", 1, "model, PREFERENCE", "model", "training:dpo"),
     ("average", 1, "model", "model", "training:average"),

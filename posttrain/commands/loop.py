@@ -37,6 +37,7 @@ def run(args: Namespace) -> None:
         watcher = LiveWatcher(planned, store)
         executor = Executor(store, run_dir, recipe, watcher)
         executor.record.begin(recipe, planned)
+        executor.record.keep_text(Path(args.recipe), args.overrides)
         try:
             run_recipe(recipe, executor)
         except BaseException as error:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from posttrain.report.blocks import Cell, Section, Table, not_yet
+from posttrain.report.blocks import Block, Cell, Section, Table, Text, Verbatim, not_yet, plain_text
 from posttrain.report.judged import resolved_recipe
 
 Run = Mapping[str, Any]
@@ -23,7 +23,20 @@ def recipe_section(run: Run) -> Section:
         for name, value in flatten(recipe)
     ]
     columns = ["Field", "Value", "Meaning and source" if sources else ""]
-    return Section("recipe", "Recipe", [Table(f"{len(rows)} values, defaults included.", columns, rows, folded=True)])
+    text = run.get("recipe_text") or {}
+    blocks: list[Block] = [Text(sentence) for sentence in (overridden(text),) if sentence]
+    if text.get("text"):
+        blocks.append(Verbatim("The recipe as it was written, with its comments.", plain_text(text["text"])))
+    else:
+        blocks.append(not_yet("The recipe as it was written"))
+    blocks.append(Table(f"{len(rows)} values, defaults included.", columns, rows, folded=True))
+    return Section("recipe", "Recipe", blocks)
+
+
+def overridden(text: Mapping[str, Any]) -> str | None:
+    """Say in a sentence what the command line changed of a recipe; None where it changed nothing."""
+    changed = text.get("overrides") or []
+    return f"Changed on the command line: {', '.join(map(str, changed))}." if changed else None
 
 
 def versions_section(run: Run) -> Section:

@@ -22,7 +22,7 @@ def test_card_of_the_best_round_has_its_numbers(example_run):
 
 
 def test_card_of_a_student(example_run):
-    card = model_card(example_run, "student_small")
+    card = model_card(example_run, "small")
     assert "| its own base | 0.800 [0.750, 0.850] |" in card
     assert "| its teacher | 0.310 [0.250, 0.370] |" in card
     assert "| round 3 |" in card
