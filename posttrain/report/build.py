@@ -15,8 +15,9 @@ from markupsafe import Markup
 from posttrain.report.blocks import MISSING, Section, plain_text
 from posttrain.report.data import funnel_section, reward_model_section
 from posttrain.report.drift import drift_section, harness_section
-from posttrain.report.judges import judges_section, ratings_section
+from posttrain.report.judges import judges_section
 from posttrain.report.overview import overview_section
+from posttrain.report.ratings import ratings_section
 from posttrain.report.results import rounds_section, students_section
 from posttrain.report.samples import samples_section
 from posttrain.report.scores import best_of_k_section, rewards_section

@@ -66,7 +66,7 @@ def drift_section(run: Run) -> Section:
         ]
         for entry in entries
     ]
-    columns = ["Round", "Measure", "Value", "Threshold", "", "Why"]
+    columns = ["Round", "Measure", "Value", "Threshold", "State", "Why"]
     blocks.append(Table("Drift in numbers.", columns, rows, folded=bool(charts)))
     return Section("drift", "Drift", blocks)
 

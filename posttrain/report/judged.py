@@ -61,6 +61,25 @@ def _mirrored_rate(entry: Mapping[str, Any]) -> dict[str, float | None]:
     return {key: 1.0 - entry[other] if is_number(entry.get(other)) else None for key, other in ends.items()}
 
 
+def model_order(run: Mapping[str, Any]) -> list[str]:
+    """List the run's models as a reader expects them: base, rounds as they came, teacher, students."""
+    names = dict.fromkeys(
+        str(name)
+        for entry in [*(run.get("ratings") or []), *(run.get("matrix") or [])]
+        for name in (entry.get("model"), entry.get("a"), entry.get("b"))
+        if name
+    )
+    groups = ("base", "round_", "teacher", "students/")
+
+    def key(name: str) -> tuple[int, int, int]:
+        group = next((place for place, start in enumerate(groups) if name.startswith(start)), len(groups))
+        digits = name.removeprefix("round_").partition("/")[0]
+        # round_1/sft comes before round_1, the policy that was trained from it
+        return group, int(digits) if group == 1 and digits.isdecimal() else 0, 0 if "/" in name else 1
+
+    return sorted(names, key=key)
+
+
 def shown_model(model: object) -> str:
     """Name a model for a reader."""
     shown = str(model).replace("/own_base", "'s own base")

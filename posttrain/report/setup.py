@@ -22,7 +22,7 @@ def recipe_section(run: Run) -> Section:
         [Cell(name, "code"), Cell(_shown(value), "code"), Cell(str(sources.get(name, "")), "prose")]
         for name, value in flatten(recipe)
     ]
-    columns = ["Field", "Value", "Meaning and source" if sources else ""]
+    columns = ["Field", "Value", "Meaning and source"]
     text = run.get("recipe_text") or {}
     blocks: list[Block] = [Text(sentence) for sentence in (overridden(text),) if sentence]
     if text.get("text"):

@@ -7,9 +7,10 @@ import re
 import pytest
 
 from posttrain.report.drift import drift_section
-from posttrain.report.judged import both_ways, mirrored, shown_model
-from posttrain.report.judges import judges_section, model_order, ratings_section
+from posttrain.report.judged import both_ways, mirrored, model_order, shown_model
+from posttrain.report.judges import judges_section
 from posttrain.report.overview import overview_section
+from posttrain.report.ratings import ratings_section
 
 
 def flat(blocks):
