@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from posttrain.report.choices import Key, key_of
@@ -33,21 +33,44 @@ def _first_groups(rows: Iterable[Row], limit: int) -> dict[str, list[Row]]:
 
 def _browsed(number: int, key: str, group: list[Row], pair: Row | None, gold: Mapping[Key, float]) -> dict[str, Any]:
     ordered = sorted(group, key=lambda row: (-_score_of(row), row.get("sample_index") or 0))
-    texts = [row["completion"][0]["content"] for row in ordered]
+    completions = _merged([_answer(row, gold.get(key_of(row))) for row in ordered])
+    texts = [completion["text"] for completion in completions]
+    chosen = texts.index(pair["chosen"][0]["content"]) if pair else None
     return {
         "kind": "training samples",
         "round": number,
         "prompt_id": key,
         "family": ordered[0].get("family") or ordered[0].get("source") or "",
-        "verdict": "pair" if pair else "no pair",
+        "verdict": _choice(completions, chosen),
         "prompt": ordered[0]["prompt"],
-        "completions": [
-            {"text": text, "score": row.get("score"), "model": row.get("model"), "gold": gold.get(key_of(row))}
-            for text, row in zip(texts, ordered, strict=True)
-        ],
-        "chosen": texts.index(pair["chosen"][0]["content"]) if pair else None,
+        "completions": completions,
+        "chosen": chosen,
         "rejected": texts.index(pair["rejected"][0]["content"]) if pair else None,
     }
+
+
+def _answer(row: Row, gold: float | None) -> dict[str, Any]:
+    text = row["completion"][0]["content"]
+    return {"text": text, "score": row.get("score"), "model": row.get("model"), "gold": gold}
+
+
+def _merged(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Show equal answers of one model once, with how many there were."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for answer in answers:
+        same = kept.setdefault(tuple(answer.values()), answer | {"count": 0})
+        same["count"] += 1
+    return list(kept.values())
+
+
+def _choice(completions: list[dict[str, Any]], chosen: int | None) -> str:
+    """Say whether there is a pair, and by the gold scores whether its chosen side is the best there was."""
+    if chosen is None:
+        return "no pair"
+    gold = [completion["gold"] for completion in completions]
+    if None in gold:
+        return "pair"
+    return "pair, best chosen" if gold[chosen] == max(gold) else "pair, better passed over"
 
 
 def _score_of(row: Row) -> float:
@@ -58,35 +81,42 @@ def _score_of(row: Row) -> float:
 def held_out_rows(
     number: int, names: tuple[str, str], a: Iterable[Row], b: Iterable[Row], verdicts: Iterable[Row]
 ) -> list[dict[str, Any]]:
-    """Return held-out prompts with both models' first answers and the judge's word on A's against B's.
+    """Return held-out prompts with both models' answers and the judge's word on A's against B's.
 
     A prompt's verdicts are averaged, as for the win rate: above one half is a win of A.
     """
-    answers = [{key: group[0] for key, group in _first_groups(rows, HELD_OUT_PER_ROUND).items()} for rows in (a, b)]
+    answers = _first_groups(a, HELD_OUT_PER_ROUND)
+    others: dict[str, list[Row]] = {}
+    for row in b:
+        if row["prompt_id"] in answers:
+            others.setdefault(row["prompt_id"], []).append(row)
     judged: dict[str, list[float | None]] = {}
     for row in verdicts:
         judged.setdefault(row["prompt_id"], []).append(row["preference"])
-    return list(_held_out(number, names, answers, judged))
+    return [
+        _held_out(number, names, (answers[key], others[key]), judged.get(key, [])) for key in answers if key in others
+    ]
 
 
 def _held_out(
-    number: int, names: tuple[str, str], answers: list[dict[str, Row]], judged: Mapping[str, list[float | None]]
-) -> Iterator[dict[str, Any]]:
-    for key, first in answers[0].items():
-        if key not in answers[1]:
-            continue
-        yield {
-            "kind": "held-out answers",
-            "round": number,
-            "prompt_id": key,
-            "family": first.get("family") or first.get("source") or "",
-            "verdict": _verdict(judged.get(key, [])),
-            "prompt": first["prompt"],
-            "completions": [
-                {"text": row["completion"][0]["content"], "score": row.get("score"), "model": name}
-                for name, row in zip(names, (first, answers[1][key]), strict=True)
-            ],
-        }
+    number: int, names: tuple[str, str], sides: tuple[list[Row], list[Row]], judged: list[float | None]
+) -> dict[str, Any]:
+    first = sides[0][0]
+    return {
+        "kind": "held-out answers",
+        "round": number,
+        "prompt_id": first["prompt_id"],
+        "family": first.get("family") or first.get("source") or "",
+        "verdict": _verdict(judged),
+        "prompt": first["prompt"],
+        "completions": _merged(
+            [
+                _answer(row, None) | {"model": name, "side": side}
+                for name, side, rows in zip(names, "ab", sides, strict=True)
+                for row in rows
+            ]
+        ),
+    }
 
 
 def _verdict(preferences: list[float | None]) -> str:

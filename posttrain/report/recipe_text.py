@@ -68,6 +68,8 @@ def _comments(node: yaml.Node, place: str, lines: list[str]) -> Iterator[tuple[s
         block = isinstance(value, yaml.CollectionNode) and not value.flow_style
         mark = position if block else value.end_mark
         rest = lines[mark.line][mark.column :] if mark.line < len(lines) else ""
+        if block and isinstance(node, yaml.SequenceNode):
+            rest = ""  # the line of an entry is that of its first field, to which the comment belongs
         if (found := re.match(r"[^#]*?\s#\s*(.+)", rest)) and (block or re.match(r"[\s,}\]]*#", rest)):
             yield dotted, found.group(1).strip()
         if block:  # a comment behind a value in brackets is about all of it

@@ -52,6 +52,9 @@ def view(row: Mapping[str, Any]) -> dict[str, Any]:
     completions = [
         _completion(entry, place, chosen, rejected) for place, entry in enumerate(row.get("completions") or [])
     ]
+    if not any(completion["side"] for completion in completions) and len({c["model"] for c in completions}) == 1:
+        for completion in completions:  # a model that answered alone needs no naming on each answer
+            completion["model"] = ""
     prompt = _messages(row.get("prompt"))
     gold = row.get("gold")
     texts = [text for _, text in prompt] + [completion["text"] for completion in completions]
@@ -82,6 +85,8 @@ def _completion(entry: object, place: int, chosen: object, rejected: object) -> 
         "score": number(fields.get("score")) if fields.get("score") is not None else MISSING,
         "gold": number(fields["gold"]) if fields.get("gold") is not None else None,
         "model": plain_text(shown_model(fields.get("model") or "")),
+        "count": fields.get("count") or 1,
+        "side": fields["side"] if fields.get("side") in ("a", "b") else "",
     }
 
 

@@ -44,14 +44,16 @@ def versions_section(run: Run) -> Section:
     versions = run.get("versions") or {}
     seeds = dict(run.get("seeds") or {})
     seeds |= {name: value for name, value in flatten(resolved_recipe(run)) if name.rsplit(".", 1)[-1] == "seed"}
+    seeds = {name: seed for name, seed in seeds.items() if seed is not None}  # the others are derived from the recipe's
     version_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in flatten(versions)]
     seed_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in seeds.items()]
+    given = "Seeds that were given; every stage derives its own from the recipe's."
     return Section(
         "versions",
         "Versions and seeds",
         [
             Table("Versions.", ["What", "Version"], version_rows) if version_rows else not_yet("Versions"),
-            Table("Seeds.", ["Field", "Seed"], seed_rows) if seed_rows else not_yet("Seeds"),
+            Table(given, ["Field", "Seed"], seed_rows) if seed_rows else not_yet("Seeds"),
         ],
     )
 

@@ -45,6 +45,12 @@ FURTHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("share of peak FLOP/s", ("matmul_share",)),
 )
 KINDS = {"reward_model": "Reward models", "sft": "SFT", "dpo": "DPO"}
+LOSS = {"loss": "loss"}
+SIDES = {
+    "logps_per_token/chosen": "chosen per token",
+    "logps_per_token/rejected": "rejected per token",
+    "kl": "KL",
+}
 MAX_POINTS = 200
 
 
@@ -54,7 +60,7 @@ def curves_section(run: Run) -> Section:
     for kind, trainings in _by_kind(run.get("training") or {}).items():
         inner = _curves(kind, trainings)
         if inner:
-            blocks += inner if kind == "DPO" else [Fold(f"{kind}. {_ends(trainings)}", inner)]
+            blocks += inner if kind == "DPO" else [Fold(f"{kind}. {_ends(trainings, LOSS)}", inner)]
     return Section("training", "Training", blocks or [not_yet("Training curves")])
 
 
@@ -79,7 +85,11 @@ def _curves(kind: str, trainings: Mapping[str, Rows]) -> list[Block]:
         if charts:
             headings = ", ".join(heading for heading, _ in charts)
             drawing = panels(key + suffix, f"{kind}: {headings} over training steps", charts)
-            caption = f"{kind}. {_ends(trainings)}" if not suffix else f"{kind}, further numbers that were logged."
+            caption = (
+                f"{kind}. {_ends(trainings, LOSS | SIDES)}"
+                if not suffix
+                else f"{kind}, further numbers that were logged."
+            )
             picture = Picture(drawing, caption)
             blocks.append(picture if not suffix else Fold(f"{kind}: further curves", [picture]))
     return [*blocks, _in_numbers(kind, trainings)] if blocks else []
@@ -122,20 +132,15 @@ def _points(rows: Rows, name: str) -> Points:
     return points[::stride] + (points[-1:] if stride > 1 and (len(points) - 1) % stride else [])
 
 
-def _ends(trainings: Mapping[str, Rows]) -> str:
-    """Put where the trainings began and ended in words: loss, log-probs of both sides, KL."""
+def _ends(trainings: Mapping[str, Rows], named: Mapping[str, str]) -> str:
+    """Put where the trainings began and ended in words."""
     parts = []
     for training, rows in trainings.items():
         said = [
-            f"{words} {number(values[0])} → {number(values[-1])}"
-            for words, name in (
-                ("loss", "loss"),
-                ("chosen per token", "logps_per_token/chosen"),
-                ("rejected per token", "logps_per_token/rejected"),
-                ("KL", "kl"),
-            )
+            f"{words} {number(values[0])}" + (f" → {number(values[-1])}" if len(values) > 1 else "")
+            for name, words in named.items()
             if (values := [float(row[name]) for row in rows if is_number(row.get(name))])
         ]
         if said:
-            parts.append(f"{training[:1].upper()}{training[1:]}: {', '.join(said)}.")
+            parts.append(f"{training.replace('round', 'Round')}: {', '.join(said)}.")
     return " ".join(parts)

@@ -259,7 +259,13 @@ def held_out(number: int) -> dict[str, Any]:
         "verdict": ["win", "tie", "loss"][number // 3 % 3],
         "prompt": [{"role": "user", "content": f"please sort the words : bird dog cat ( held out {number} )"}],
         "completions": [
-            {"text": "the answer is : bird cat dog .", "score": 1.0, "model": f"round_{number % 3 + 1}"},
-            {"text": "bird cat . sorry", "score": 0.15, "model": "base"},
+            {
+                "text": "the answer is : bird cat dog .",
+                "score": 1.0,
+                "model": f"round_{number % 3 + 1}",
+                "side": "a",
+                "count": 3,
+            },
+            {"text": "bird cat . sorry", "score": 0.15, "model": "base", "side": "b"},
         ],
     }

@@ -159,7 +159,7 @@ def test_a_run_that_has_hardly_begun():
 
 def test_numbers_that_are_none_are_left_out_of_drawings():
     run = {"training": {"dpo": [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 0.5}, {"step": 3}]}}
-    assert "Dpo: loss 0.500 → 0.500." in build_report(run)
+    assert "dpo: loss 0.500." in build_report(run)
 
 
 def test_lone_surrogates_and_control_characters_can_be_written():

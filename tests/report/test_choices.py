@@ -30,6 +30,25 @@ def test_gold_scores_stand_beside_the_samples_of_their_model():
     assert [(sample["score"], sample["gold"]) for sample in browsed["completions"]] == [(2.0, 1.0), (1.0, 0.5)]
 
 
+def test_equal_answers_are_shown_once_and_counted():
+    rows = [row(0, 1.0, text="yes"), row(1, 2.0, text="no"), row(2, 1.0, text="yes")]
+    (browsed,) = sample_rows(1, rows, [])
+    assert [(sample["text"], sample["count"]) for sample in browsed["completions"]] == [("no", 1), ("yes", 2)]
+
+
+@pytest.mark.parametrize(
+    ("gold", "verdict"),
+    [({0: 1.0, 1: 0.2}, "pair, best chosen"), ({0: 0.2, 1: 1.0}, "pair, better passed over"), ({0: 1.0}, "pair")],
+)
+def test_the_gold_score_says_whether_the_best_was_chosen(gold, verdict):
+    rows = [row(0, 2.0, text="yes"), row(1, 1.0, text="no")]
+    pair = {"prompt_id": "p", "chosen": rows[0]["completion"], "rejected": rows[1]["completion"]}
+    (browsed,) = sample_rows(1, rows, [pair], {("p", index, None): value for index, value in gold.items()})
+    assert (browsed["verdict"], browsed["chosen"], browsed["rejected"]) == (verdict, 0, 1)
+    (unpaired,) = sample_rows(1, rows, [])
+    assert unpaired["verdict"] == "no pair"
+
+
 # ------------------------------------------------------------------ best of K
 
 
@@ -79,5 +98,6 @@ def test_held_out_answers_stand_side_by_side_with_the_mean_verdict():
     verdicts.append({"prompt_id": "q", "preference": None})
     first, second = held_out_rows(2, ("round_2", "base"), a, b, verdicts)
     assert (first["prompt_id"], first["verdict"], first["round"]) == ("p", "win", 2)  # (1 + 0.5) / 2 > 0.5
-    assert [(c["text"], c["model"]) for c in first["completions"]] == [("yes", "round_2"), ("well", "base")]
+    answers = [(c["text"], c["model"], c["side"]) for c in first["completions"]]
+    assert answers == [("yes", "round_2", "a"), ("no", "round_2", "a"), ("well", "base", "b")]
     assert (second["prompt_id"], second["verdict"]) == ("q", "unreadable")

@@ -89,7 +89,7 @@ def test_trainings_of_one_kind_share_a_drawing_and_students_have_their_own():
     dpo, _, sft, students = section.blocks  # DPO open with its table, the others folded
     assert dpo.caption.startswith("DPO. Round 1: loss 0.700 → 0.500, KL 0.100 → 0.200. Round 2:")
     assert re.findall(r">(round \d|small)<", dpo.svg) == ["round 1", "round 2"]  # one legend for all panels
-    assert sft.caption.startswith("SFT. Round 1") and students.caption.startswith("DPO of students. Small")
+    assert sft.caption.startswith("SFT. Round 1") and students.caption == "DPO of students. small: loss 0.700 → 0.500."
 
 
 # ------------------------------------------------------------------ calibration
