@@ -69,6 +69,7 @@ def build_report(run: Mapping[str, Any]) -> str:
             gold}], where chosen and rejected are places in completions;
             ``best_of_k`` {k: score} or {picked by: {k: score}};
             ``best_of_k_gold`` {round: {picked: {k: gold}, oracle: {k: gold}, num_prompts}};
+            ``gold_failures`` {round: why the verifier stopped};
             ``stages`` [{name, seconds, address, status}];
             ``config`` (or ``recipe``) resolved, ``recipe_text`` {text, overrides}, ``recipe_sources`` {field: text},
             ``versions``, ``seeds``, ``state``.

@@ -46,6 +46,9 @@ def collect(found: Run) -> dict[str, Any]:
         "best_of_k_gold": {
             str(n): curves for n in numbers if (curves := gold_curves(round_data.scored_rows(found, n), gold[n]))
         },
+        "gold_failures": {
+            str(n): failure for n in numbers if (failure := (found.metrics(f"round_{n}/gold") or {}).get("failure"))
+        },
         "rewards": histograms({str(number): round_data.scores(found, number) for number in numbers}),
         "trained_on": [row for number in numbers for row in round_data.trained_on(found, number)],
         "samples": [row for number in numbers for row in round_data.samples(found, number, gold[number])],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.report.blocks import Block, Picture, Section, Table, is_number, not_yet, number, share
+from posttrain.report.blocks import Block, Picture, Section, Table, Text, is_number, not_yet, number, share
 from posttrain.report.curves import doubling_charts, histogram_charts
 
 Run = Mapping[str, Any]
@@ -30,6 +30,10 @@ def best_of_k_section(run: Run) -> Section:
         blocks.append(_table("Gold score by K.", {f"{h}, {n}": line for h, ls in gold for n, line in ls.items()}))
     else:
         blocks.append(not_yet("Gold scores of samples (they want a verifier as the judge of the evaluation)"))
+    for name, failure in (run.get("gold_failures") or {}).items():
+        blocks.append(
+            Text(f"Round {name}: gold scores stop early, and stand for the prompts before. {failure}", "note")
+        )
     if lines:
         drawing = doubling_charts(
             "best-of-k", "Mean score of the best of K samples", [("", lines)], ("K, samples per prompt", "mean score")
