@@ -27,6 +27,7 @@ ROUND_COLUMNS = (
     "Over the best before",
     "Over the base",
     "Over the base, at equal length",
+    "Mean length, base's",
     "Prompts",
     "Unreadable",
     "Gate",
@@ -39,7 +40,7 @@ def rounds_section(run: Run) -> Section:
     if not rounds:
         return Section("rounds", "Rounds and the gate", [not_yet("No round has been evaluated")])
     table = Table(
-        "Win rates on held-out prompts with 95 % intervals; ties count one half.",
+        "Win rates on held-out prompts with 95 % intervals; ties count one half. Lengths are in characters.",
         ROUND_COLUMNS,
         [_round_row(entry) for entry in rounds],
     )
@@ -122,10 +123,17 @@ def _round_row(entry: Mapping[str, Any]) -> list[Cell | str]:
         rate(previous),
         rate(base),
         rate(base.get("length_controlled")),
+        _lengths(base),
         number(previous.get("num_pairs", base.get("num_pairs"))),
         number(previous.get("unreadable", base.get("unreadable"))),
         _gate(entry),
     ]
+
+
+def _lengths(measured: Mapping[str, Any]) -> str:
+    """Give the mean lengths of both sides in characters."""
+    own, other = measured.get("mean_length_a"), measured.get("mean_length_b")
+    return f"{number(own, 1)}, {number(other, 1)}" if is_number(own) and is_number(other) else MISSING
 
 
 def _gate(entry: Mapping[str, Any]) -> Cell:
