@@ -44,7 +44,19 @@ def judges_section(run: Run) -> Section:
             blocks.append(Fold(f"Matrix and numbers{_by(judge)}", [matrix, pairs]))
     if len(judges) > 1:
         blocks.append(_side_by_side(entries, judges, order))
-    return Section("win-rates", "Win rates by judge", blocks)
+    return Section("win-rates", "Win rates by judge", [*blocks, *_mean_scores(run, order)])
+
+
+def _mean_scores(run: Run, order: Sequence[str]) -> list[Block]:
+    """Show what each judge that scores gave each model's held-out answers on average."""
+    by_judge = {str(name): scores for name, scores in (run.get("mean_scores") or {}).items() if scores}
+    if not by_judge:
+        return []
+    found = dict.fromkeys(model for scores in by_judge.values() for model in scores)
+    models = [*(model for model in order if model in found), *(model for model in found if model not in order)]
+    rows = [[shown_model(model), *(number(scores.get(model)) for scores in by_judge.values())] for model in models]
+    caption = "Mean score of the held-out answers, by every judge that gives scores; each has a scale of its own."
+    return [Table(caption, ["Model", *by_judge], rows)]
 
 
 def judge_blocks(judges: Sequence[Judge]) -> list[Block]:

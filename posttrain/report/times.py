@@ -61,7 +61,7 @@ def place_of(label: str) -> tuple[str, str]:
     if first == "students":
         first, _, rest = rest.partition("/")
     elif not first.startswith("round_"):
-        return ("over all rounds" if first in ("ratings", "agreement") else "before the rounds"), OTHER
+        return ("over all rounds" if first in ("ratings", "evaluation") else "before the rounds"), OTHER
     step = next((step for step, starts in STEPS.items() if rest.startswith(starts)), OTHER)
     return first.replace("round_", "round "), step
 

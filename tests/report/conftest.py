@@ -57,6 +57,7 @@ def make_run() -> dict[str, Any]:
         "ratings": ratings(strengths),
         "ratings_by_judge": {name: ratings(models) for name, models in STRENGTHS.items()},
         "matrix": [entry for judge in STRENGTHS for entry in matrix(judge)],
+        "mean_scores": {"gold": {"base": 0.41, "round_3": 0.78}, "own_reward_model": {"round_3": 2.5, "base": -0.4}},
         "agreement": [
             {"judge_a": "gold", "judge_b": "own_reward_model", "num_pairs": 2100, "agreement": 0.71, "kappa": 0.44,
              "ac1": 0.47, "low": 0.43, "high": 0.51},

@@ -133,14 +133,11 @@ def test_same_run_gives_the_same_bytes(page, example_run):
 
 
 @pytest.mark.parametrize(
-    "left_out",
+    "left_out",  # together they are all parts
     [
-        ("rounds", "run", "students"),
-        ("ratings", "ratings_by_judge", "recipe", "config", "training"),
-        ("matrix", "stages", "samples"),
-        ("judges", "agreement", "drift", "recipe_text"),
-        ("funnel", "reward_model", "best_of_k", "versions"),
-        ("best_of_k_gold", "rewards", "harness", "recipe_sources"),
+        ("rounds", "run", "students", "funnel", "reward_model", "best_of_k", "drift", "training", "rewards"),
+        ("ratings", "ratings_by_judge", "recipe", "config", "best_of_k_gold", "harness", "recipe_sources", "stages"),
+        ("matrix", "judges", "agreement", "recipe_text", "samples", "versions", "trained_on", "mean_scores"),
     ],
 )
 def test_any_part_may_be_missing(left_out, example_run):

@@ -56,7 +56,8 @@ def test_models_stand_in_the_order_of_the_run():
 def test_the_gates_judge_stands_first_and_open_and_others_are_folded(example_run):
     section = judges_section(example_run)
     kinds = [block.kind for block in section.blocks]
-    assert kinds == ["text", "table", "table", "fold", "fold", "fold", "fold"]
+    assert kinds == ["text", "table", "table", "fold", "fold", "fold", "fold", "table"]
+    assert section.blocks[-1].rows == [["base", "0.410", "−0.400"], ["round 3", "0.780", "2.500"]]  # mean scores
     assert "by gold" in section.blocks[2].caption
     assert [row[0] for row in section.blocks[1].rows] == ["gold", "own_reward_model", "reader"]
 
