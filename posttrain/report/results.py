@@ -27,7 +27,7 @@ ROUND_COLUMNS = (
     "Over the best before",
     "Over the base",
     "Over the base, at equal length",
-    "Mean length, base's",
+    "Mean length, own and base's",
     "Prompts",
     "Unreadable",
     "Gate",
