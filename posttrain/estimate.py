@@ -52,6 +52,7 @@ def _bound(stage: Mapping[str, Any], known: Mapping[str, Counts]) -> Counts:
     if name == "practice_model":
         return None, config["model"].steps * config["model"].batch_tokens
     source = {"select": "scored", "sft": "selected", "dpo": "selected", "reward_model": "preferences", "win_rate": "a"}
+    source["gold"] = "scored"
     return _inputs(stage, known, source.get(name, "completions")), None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from posttrain.annotators import label_completions, label_file
 from posttrain.averages import average_policies
 from posttrain.comparisons import evaluate_model, is_trained_against, rate_all, watch_drift, win_rate
-from posttrain.config import PolicyModel, RewardModelConfig
+from posttrain.config import PolicyModel, RewardModelConfig, VerifierJudge
 from posttrain.functions import function_content
 from posttrain.matrix import compare_all
 from posttrain.recipe import Recipe
@@ -194,10 +194,19 @@ def score_and_select(recipe: Recipe, run: Runner, state: State, number: int, com
     assert state.reward_model is not None
     label = f"round_{number}"
     scored = run.stage(f"{label}/scores", "score", {"completions": completions, "reward_model": state.reward_model})
+    judge_samples(recipe, run, label, scored)
     seed = derive_seed(recipe.seed, "select", number)
     selected = run.stage(f"{label}/select", "select", {"scored": scored}, selection=recipe.select, seed=seed)
     state.selected.append(selected)
     return selected
+
+
+def judge_samples(recipe: Recipe, run: Runner, label: str, scored: Artifact) -> None:
+    """Give some samples their gold score where a verifier decides the win rates: the report shows what K was worth."""
+    judge, num_prompts = recipe.evaluate.judge, recipe.evaluate.gold_prompts
+    if isinstance(judge, VerifierJudge) and num_prompts:
+        content = function_content(judge.function)
+        run.stage(f"{label}/gold", "gold", {"scored": scored}, judge=judge, content=content, num_prompts=num_prompts)
 
 
 def train_policy(recipe: Recipe, run: Runner, state: State, number: int, selected: Artifact) -> Artifact:

@@ -183,6 +183,12 @@ class RunRecord:
         atomic_write(self.path.parent / "recipe.resolved.json", recipe_json(recipe))
         self._write()
 
+    def keep_text(self, recipe: Path, overrides: Sequence[str]) -> None:
+        """Keep the recipe as it was written, comments included, and what the command line changed of it."""
+        atomic_write(self.path.parent / "recipe.yaml", recipe.read_text(encoding="utf-8"))
+        self.data["overrides"] = list(overrides)
+        self._write()
+
     def _forget_last_command(self) -> None:
         if not self.path.exists():
             return

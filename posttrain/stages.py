@@ -69,6 +69,7 @@ _ROWS = (
     ("reward_model", 1, "model, PREFERENCE, RANKING", "model", "training:reward_model"),
     ("score", 2, "COMPLETION, model", "COMPLETION", "scoring:score"),
     ("select", 1, "COMPLETION", "COMPLETION, PREFERENCE", "scoring:select_rows"),
+    ("gold", 1, "COMPLETION", "gold scores", "oracle:gold"),
     ("sft", 1, "model, COMPLETION", "model", "training:sft"),
     ("dpo", 1, "model, PREFERENCE", "model", "training:dpo"),
     ("average", 1, "model", "model", "training:average"),
@@ -83,7 +84,7 @@ _ROWS = (
     ("agreement", 1, "verdicts", "agreement", "matrix:agree"),
     ("choose", 1, "verdicts", "decision", "evaluation:choose_average"),
     ("gate", 1, "verdicts", "decision", "evaluation:decide"),
-    ("ratings", 1, "verdicts", "ratings", "evaluation:rate"),
+    ("ratings", 2, "verdicts", "ratings", "evaluation:rate"),
 )
 
 STAGES: dict[str, Stage] = {

@@ -17,6 +17,10 @@ import pytest
 from posttrain.cli import main
 from posttrain.core.files import read_rows, sha256_file
 from posttrain.core.model_files import check_model_dir
+from posttrain.practice.world import verify
+from posttrain.report.blocks import rate
+from posttrain.report.collect import collect
+from posttrain.report.export import export_model
 from posttrain.runs import Run, find_run
 
 RECIPE = Path(__file__).parent / "tiny_recipe.yaml"
@@ -191,3 +195,82 @@ def test_a_changed_number_runs_only_what_it_touches(finished: Run, capsys: pytes
     stages = {row["label"]: row["status"] for row in json.loads(capsys.readouterr().out)["stages"]}
     assert stages["round_1/sft"] == stages["round_1/scores"] == "hit"
     assert stages["round_1/dpo"] == stages["round_2/annotate/completions_1"] == stages["students/small/sft"] == "run"
+
+
+def test_the_report_holds_what_the_artifacts_say(finished: Run) -> None:
+    report = collect(finished)
+    for entry in report["rounds"]:
+        name, folder = str(entry["round"]), finished.folder / f"round_{entry['round']}"
+        scored, sft = read_rows(folder / "scores" / "scored.jsonl"), read_rows(folder / "select" / "sft.jsonl")
+        pairs = read_rows(folder / "select" / "pairs.jsonl")
+        bins = report["rewards"][name]
+        assert [sum(bin[kind] for bin in bins) for kind in ("count", "kept", "rejected")] == [
+            len(scored), len(sft), len(pairs)
+        ]  # fmt: skip
+        counts = {(step["step"], step["unit"]): step["rows"] for step in report["funnel"][name]["steps"]}
+        data = entry["data"]
+        assert counts["written", "prompts"] == data["prompts"] and counts["cleaned", "prompts"] == data["kept"]
+        assert counts["sampled", "samples"] == len(scored) and counts["trained", "pairs"] == len(pairs)
+        drops = {step["step"]: sum(step["dropped"].values()) for step in report["funnel"][name]["steps"]}
+        assert drops["cleaned"] == data["dropped"]
+        assert drops["kept"] == len(read_rows(folder / "select" / "dropped.jsonl"))
+        trained = [row for row in report["trained_on"] if row["round"] == entry["round"]]
+        assert sum(row["sft_rows"] for row in trained) == len(sft)
+        assert sum(row["pairs"] for row in trained) == len(pairs)
+
+
+def test_gold_scores_of_the_samples_are_the_verifiers(finished: Run) -> None:
+    gold = read_rows(finished.folder / "round_1" / "gold" / "gold.jsonl")
+    scored = read_rows(finished.folder / "round_1" / "scores" / "scored.jsonl")
+    # This recipe keeps prompts that are no task: a verifier that fails on too many of them stops, and the run goes on.
+    assert 100 < len(gold) <= len(scored)
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for judged, row in zip(gold, scored, strict=False):
+        assert [judged[key] for key in ("prompt_id", "sample_index", "model")] == [
+            row[key] for key in ("prompt_id", "sample_index", "model")
+        ]
+        if judged["gold"] is None:
+            with pytest.raises(ValueError, match="no task"):
+                verify(row["prompt"], row["completion"][0]["content"], row)
+        else:
+            assert judged["gold"] == verify(row["prompt"], row["completion"][0]["content"], row)
+            groups.setdefault(row["prompt_id"], []).append((row["score"], judged["gold"]))
+    full = [group for group in groups.values() if len(group) == 8]
+    curves = collect(finished)["best_of_k_gold"]["1"]
+    assert curves["num_prompts"] == len(full) > 10
+    mean = sum(sum(worth for _, worth in group) / 8 for group in full) / len(full)
+    best = sum(max(worth for _, worth in group) for group in full) / len(full)
+    assert curves["picked"][1] == pytest.approx(mean) and curves["oracle"][8] == pytest.approx(best)
+    ties = [[worth for score, worth in group if score == max(group)[0]] for group in full]
+    assert curves["picked"][8] == pytest.approx(sum(sum(tie) / len(tie) for tie in ties) / len(ties))
+
+
+def test_held_out_answers_can_be_browsed_with_the_judges_word(finished: Run) -> None:
+    rows = [row for row in collect(finished)["samples"] if row["kind"] == "held-out answers" and row["round"] == 2]
+    verdicts = read_rows(finished.folder / "round_2" / "eval" / "win_rate_vs_base" / "verdicts.jsonl")
+    means: dict[str, list[float]] = {}
+    for row in verdicts:
+        means.setdefault(row["prompt_id"], []).append(row["preference"])
+    assert len(rows) == 30
+    for row in rows:
+        mean = sum(means[row["prompt_id"]]) / len(means[row["prompt_id"]])
+        assert row["verdict"] == ("win" if mean > 0.5 else "loss" if mean < 0.5 else "tie")
+        assert {answer["side"]: answer["model"] for answer in row["completions"]} == {"a": "round_2", "b": "base"}
+        assert sum(answer["count"] for answer in row["completions"]) == 2 * 2  # two samples of either model
+
+
+def test_the_recipe_is_kept_as_it_was_written(finished: Run) -> None:
+    report = collect(finished)
+    assert report["recipe_text"] == {"text": RECIPE.read_text(encoding="utf-8"), "overrides": []}
+    assert report["recipe_sources"]["train.dpo.beta"].startswith("Strength")
+
+
+def test_the_card_of_an_export_has_the_numbers_of_the_report(finished: Run, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    export_model(finished, "round_2", tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    entry = collect(finished)["rounds"][1]
+    assert f"| {rate(entry['win_rate_vs_base'])} |" in card.text
+    values = [result.metric_value for result in card.data.eval_results]
+    assert entry["win_rate_vs_base"]["win_rate"] in values

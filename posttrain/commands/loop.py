@@ -38,6 +38,7 @@ def run(args: Namespace) -> None:
         watcher = LiveWatcher(planned, store, run_dir)
         executor = Executor(store, run_dir, recipe, watcher)
         executor.record.begin(recipe, planned)
+        executor.record.keep_text(Path(args.recipe), args.overrides)
         try:
             run_recipe(recipe, executor)
         except BaseException as error:

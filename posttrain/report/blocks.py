@@ -23,11 +23,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell with a style class, and a shade from 0 to 1 where it has one."""
+    """A table cell with a style class, a shade from 0 to 1 where it has one, and a smaller second line."""
 
     text: str
     style: str = ""
     shade: float | None = None
+    below: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,43 @@ class Browser:
     note: str
 
 
-Block = Text | Table | Picture | Browser
+@dataclass(frozen=True)
+class Card:
+    """A number to see at a glance; `tone` is plain, good or bad."""
+
+    label: str
+    value: str
+    note: str = ""
+    tone: str = "plain"
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards side by side."""
+
+    kind: ClassVar[str] = "cards"
+    cards: Sequence[Card]
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """A text as it stands in its file, folded under its caption."""
+
+    kind: ClassVar[str] = "verbatim"
+    caption: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are shown when their caption is opened."""
+
+    kind: ClassVar[str] = "fold"
+    caption: str
+    blocks: Sequence[Block]
+
+
+Block = Text | Table | Picture | Browser | Cards | Verbatim | Fold
 
 
 @dataclass(frozen=True)
@@ -93,14 +130,29 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
+def share(value: object) -> str:
+    """Write a fraction as a whole percentage."""
+    return f"{100 * float(value):.0f} %" if is_number(value) else MISSING  # type: ignore[arg-type]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def rate(measured: Mapping[str, Any] | None) -> str:
     """Write a win rate with its interval."""
     if not measured or not is_number(measured.get("win_rate")):
         return MISSING
-    text = number(float(measured["win_rate"]))
-    if is_number(measured.get("low")) and is_number(measured.get("high")):
-        text += f" [{number(float(measured['low']))}, {number(float(measured['high']))}]"
-    return text
+    return f"{number(float(measured['win_rate']))} {interval(measured)}".rstrip()
+
+
+def interval(measured: Mapping[str, Any], digits: int = 3) -> str:
+    """Write the interval of a measurement; nothing where it has none."""
+    low, high = measured.get("low"), measured.get("high")
+    if not is_number(low) or not is_number(high):
+        return ""
+    return f"[{number(float(low), digits)}, {number(float(high), digits)}]"  # type: ignore[arg-type]
 
 
 def duration(seconds: object) -> str:

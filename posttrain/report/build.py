@@ -13,21 +13,32 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from posttrain.report.blocks import MISSING, Section, plain_text
-from posttrain.report.data import best_of_k_section, funnel_section, reward_model_section
-from posttrain.report.results import ratings_section, rounds_section, students_section
+from posttrain.report.data import funnel_section, reward_model_section
+from posttrain.report.drift import drift_section, harness_section
+from posttrain.report.judges import judges_section
+from posttrain.report.overview import overview_section
+from posttrain.report.ratings import ratings_section
+from posttrain.report.results import rounds_section, students_section
 from posttrain.report.samples import samples_section
+from posttrain.report.scores import best_of_k_section, rewards_section
 from posttrain.report.setup import recipe_section, versions_section
-from posttrain.report.training import curves_section, time_section
+from posttrain.report.times import time_section
+from posttrain.report.training import curves_section
 
 # The page, from top to bottom.
 SECTIONS: tuple[Callable[[Mapping[str, Any]], Section], ...] = (
+    overview_section,
     rounds_section,
+    judges_section,
     ratings_section,
+    drift_section,
     students_section,
+    harness_section,
     time_section,
     funnel_section,
-    reward_model_section,
     best_of_k_section,
+    rewards_section,
+    reward_model_section,
     curves_section,
     samples_section,
     recipe_section,
@@ -43,15 +54,25 @@ def build_report(run: Mapping[str, Any]) -> str:
 
     Args:
         run: what ``posttrain report --json`` prints (interface.md), and where they are known:
-            ``funnel`` {round: {written, cleaned, sampled, kept, trained, dropped: {reason: rows}}};
-            ``matrix`` [{a, b, win_rate, low, high}];
+            ``judges`` [{name, kind, main, trained_against}];
+            ``matrix`` [{a, b, judge, win_rate, low, high, …}];
+            ``ratings_by_judge`` {judge: [{model, rating, low, high}]};
+            ``agreement`` [{judge_a, judge_b, num_pairs, agreement, kappa, ac1, low, high}];
+            ``drift`` [{round, measure, value, threshold, alarm, reason}];
+            ``harness`` [{model, task, metric, value, stderr}];
+            ``funnel`` {round: {written, cleaned, sampled, kept, trained, dropped: {reason: rows},
+            steps: [{step, unit, rows, dropped}]}};
+            ``rewards`` {round: [{low, high, count, kept, rejected}]};
             ``training`` {stage: [{step, loss, …}]};
             ``reward_model`` {round: {accuracy, …, by_strength, calibration: [{confidence, accuracy, count}]}};
             ``samples`` [{round, family, verdict, prompt, completions: [{text, score, gold, model}], chosen, rejected,
             gold}], where chosen and rejected are places in completions;
             ``best_of_k`` {k: score} or {picked by: {k: score}};
+            ``best_of_k_gold`` {round: {picked: {k: gold}, oracle: {k: gold}, num_prompts}};
+            ``gold_failures`` {round: why the verifier stopped};
             ``stages`` [{name, seconds, address, status}];
-            ``config`` (or ``recipe``) resolved, ``recipe_sources`` {field: text}, ``versions``, ``seeds``, ``state``.
+            ``config`` (or ``recipe``) resolved, ``recipe_text`` {text, overrides}, ``recipe_sources`` {field: text},
+            ``versions``, ``seeds``, ``state``.
     """
     script = _file("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

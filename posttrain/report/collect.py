@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.files import read_rows
-from posttrain.report.choices import best_of_k_curve, sample_rows
+from posttrain.report import round_data
+from posttrain.report.choices import best_of_k_curve, gold_curves
 from posttrain.report.evaluation import agreement_of, drift_of, judges_of, matrix_of, mean_scores_of, ratings_of
+from posttrain.report.recipe_text import recipe_sources, recipe_text
+from posttrain.report.rewards import histograms
 from posttrain.runs import Run, harness_rows
 from posttrain.store.artifacts import Artifact
 
@@ -25,6 +28,7 @@ def collect(found: Run) -> dict[str, Any]:
     """
     numbers = [number for number in range(1, found.num_rounds + 1) if _began(found, number)]
     artifacts = dict(found.artifacts())
+    gold = {number: round_data.gold_scores(found, number) for number in numbers}
     return {
         "recipe": found.name,
         "run": str(found.folder),
@@ -44,9 +48,17 @@ def collect(found: Run) -> dict[str, Any]:
         "reward_model": {str(number): dict(metrics) for number in numbers if (metrics := _reward_model(found, number))},
         "training": dict(_curves(artifacts)),
         "best_of_k": {
-            f"round {n}": curve for n in numbers if (curve := best_of_k_curve(_rows(found, n, "scores", "scored")))
+            f"round {n}": curve for n in numbers if (curve := best_of_k_curve(round_data.scored_rows(found, n)))
         },
-        "samples": [row for number in numbers for row in _samples(found, number)],
+        "best_of_k_gold": {
+            str(n): curves for n in numbers if (curves := gold_curves(round_data.scored_rows(found, n), gold[n]))
+        },
+        "gold_failures": {
+            str(n): failure for n in numbers if (failure := (found.metrics(f"round_{n}/gold") or {}).get("failure"))
+        },
+        "rewards": histograms({str(number): round_data.scores(found, number) for number in numbers}),
+        "trained_on": [row for number in numbers for row in round_data.trained_on(found, number)],
+        "samples": [row for number in numbers for row in round_data.samples(found, number, gold[number])],
         "stages": [
             {
                 "name": row["label"],
@@ -57,6 +69,8 @@ def collect(found: Run) -> dict[str, Any]:
             for row in found.record["stages"]
         ],
         "config": found.recipe,
+        "recipe_text": recipe_text(found),
+        "recipe_sources": recipe_sources(found),
         "versions": _versions(artifacts),
         "seeds": {"recipe": found.recipe["seed"]},
     }
@@ -126,6 +140,8 @@ def _funnel(found: Run, number: int) -> dict[str, Any]:
         "kept": data["sft_rows"],
         "trained": data["pairs"],
         "dropped": dict(dropped),
+        "steps": round_data.steps(found, number),
+        "warnings": round_data.warnings(found, number),
     }
 
 
@@ -143,16 +159,6 @@ def _curves(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[
         path = artifact.path / "metrics.jsonl"
         if artifact.stage in TRAINED and path.exists():
             yield label, read_rows(path)
-
-
-def _rows(found: Run, number: int, label: str, name: str) -> list[dict[str, Any]]:
-    artifact = found.artifact(f"round_{number}/{label}")
-    path = Path() if artifact is None else artifact.path / f"{name}.jsonl"
-    return read_rows(path) if path.is_file() else []
-
-
-def _samples(found: Run, number: int) -> list[dict[str, Any]]:
-    return sample_rows(number, _rows(found, number, "scores", "scored"), _rows(found, number, "select", "pairs"))
 
 
 def _seconds(artifacts: Mapping[str, Artifact], row: Mapping[str, Any]) -> float | None:

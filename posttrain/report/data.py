@@ -1,4 +1,4 @@
-"""Sections on data and scores: the funnel, the reward model, best of K."""
+"""Sections on data and on the reward model that chose from it: the funnel, accuracy, calibration."""
 
 from __future__ import annotations
 
@@ -6,36 +6,97 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from posttrain.report.blocks import Block, Picture, Section, Table, is_number, not_yet, number
-from posttrain.report.charts import Bin, calibration_charts, doubling_chart, grouped_bar_chart
+from posttrain.report.blocks import Block, Picture, Section, Table, Text, interval, is_number, not_yet, number
+from posttrain.report.charts import grouped_bar_chart
+from posttrain.report.curves import Bin, calibration_charts
 
 Run = Mapping[str, Any]
 STEPS = ("written", "cleaned", "sampled", "kept", "trained")
+MEASURES = {
+    "ece": "expected calibration error",
+    "num_pairs": "pairs",
+    "num_unscored": "pairs without a score",
+    "num_length_matched": "pairs of like length",
+    "length_matched_accuracy": "accuracy on pairs of like length",
+    "score_length_correlation": "correlation of score and length",
+    "margin_length_correlation": "correlation of margin and difference in length",
+    "length_only_accuracy": "accuracy of length alone",
+}
+UNITS = {"written": "prompts", "cleaned": "prompts", "sampled": "samples", "kept": "SFT rows", "trained": "pairs"}
 
 
 def funnel_section(run: Run) -> Section:
     """Show how many rows passed each step of a round, and why the others did not."""
     funnels = _by_round(run.get("funnel"))
-    if not funnels:
-        return Section("data", "Data", [not_yet("Counts of rows")])
-    steps = [step for step in STEPS if any(is_number(funnel.get(step)) for funnel in funnels.values())]
+    rounds = {f"round {name}": _steps(funnel) for name, funnel in funnels.items()}
     groups = {
-        f"round {name}": {step: float(funnel[step]) for step in steps if is_number(funnel.get(step))}
-        for name, funnel in funnels.items()
+        name: {
+            f"{step['step']}\n({step['unit']})": float(step["rows"]) for step in steps if is_number(step.get("rows"))
+        }
+        for name, steps in rounds.items()
     }
-    counts = [[f"round {name}", *(number(funnel.get(step)) for step in steps)] for name, funnel in funnels.items()]
-    blocks: list[Block] = []
-    if steps:
-        drawing = grouped_bar_chart("funnel", "Rows that passed each step, by round", groups, "rows")
-        blocks.append(Picture(drawing, "From prompts written to rows trained on."))
-        blocks.append(Table("Rows by step.", ["Round", *(step.capitalize() for step in steps)], counts))
-    drops = [
-        [f"round {name}", str(reason), number(count)]
-        for name, funnel in funnels.items()
-        for reason, count in sorted((funnel.get("dropped") or {}).items(), key=lambda item: -item[1])
+    groups = {name: values for name, values in groups.items() if values}
+    if not groups:
+        return Section("data", "Data", [not_yet("Counts of rows")])
+    labels = _union(label for values in groups.values() for label in values)
+    drawing = grouped_bar_chart("funnel", "Rows that passed each step, by round", groups, "rows")
+    caption = "From prompts written to rows trained on. A prompt that is kept becomes K samples."
+    counts = [[name, *(number(_whole(values.get(label))) for label in labels)] for name, values in groups.items()]
+    blocks: list[Block] = [
+        Picture(drawing, caption),
+        Table("Rows by step.", ["Round", *(_sentence(label) for label in labels)], counts),
     ]
-    blocks.append(Table("Rows dropped, by reason.", ["Round", "Reason", "Rows"], drops) if drops else not_yet("Drops"))
+    blocks += [
+        Text(f"Warning, round {name}: {warning}.", tone="warning")
+        for name, funnel in funnels.items()
+        for warning in funnel.get("warnings") or []
+    ]
+    drops = _drops(rounds)
+    blocks.append(
+        Table("Rows dropped, by step and reason.", ["Step", "Reason", *map(str.capitalize, rounds)], drops)
+        if drops
+        else not_yet("Drops")
+    )
     return Section("data", "Data", blocks)
+
+
+def _sentence(label: str) -> str:
+    return label[:1].upper() + label[1:].replace("\n", " ")
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _steps(funnel: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Take a round's steps; an older run has counts by name, and drops of cleaning alone."""
+    if funnel.get("steps"):
+        return list(funnel["steps"])
+    return [
+        {
+            "step": step,
+            "unit": UNITS[step],
+            "rows": funnel[step],
+            "dropped": (funnel.get("dropped") or {}) if step == "cleaned" else {},
+        }
+        for step in STEPS
+        if is_number(funnel.get(step))
+    ]
+
+
+def _drops(rounds: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    """Lay the drops out with a line per step and reason, the most frequent of a step first, and a column per round."""
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for name, steps in rounds.items():
+        for step in steps:
+            for reason, count in (step.get("dropped") or {}).items():
+                counts.setdefault((str(step["step"]), str(reason)), {})[name] = count
+    order = _union(step for step, _ in counts)
+    lines = sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -sum(item[1].values())))
+    return [
+        [step, _words(reason), *(number(by_round.get(name, 0)) for name in rounds)]
+        for (step, reason), by_round in lines
+    ]
 
 
 def _by_round(value: object) -> dict[str, Mapping[str, Any]]:
@@ -59,7 +120,11 @@ def reward_model_section(run: Run) -> Section:
     measures = _union(
         key for report in reports.values() for key, value in report.items() if is_number(value) and key != "round"
     )
-    rows = [[_words(key), *(number(report.get(key)) for report in reports.values())] for key in measures]
+    rows = [
+        [MEASURES.get(key, _words(key)), *(_measured(report, key) for report in reports.values())]
+        for key in measures
+        if not key.endswith(("_low", "_high"))
+    ]
     columns = ["Measure", *(f"Round {name}" for name in reports)]
     blocks: list[Block] = [Table("On preference pairs kept out of training.", columns, rows)]
     strengths = {name: report["by_strength"] for name, report in reports.items() if report.get("by_strength")}
@@ -68,6 +133,12 @@ def reward_model_section(run: Run) -> Section:
     curves = {name: points for name, report in reports.items() if (points := _bins(report.get("calibration")))}
     blocks += _calibration(curves, reports) if curves else [not_yet("Calibration")]
     return Section("reward-model", "Reward model", blocks)
+
+
+def _measured(report: Mapping[str, Any], key: str) -> str:
+    """Write a measure with its interval, where the report has one."""
+    bounds = {"low": report.get(f"{key}_low"), "high": report.get(f"{key}_high")}
+    return f"{number(report.get(key))} {interval(bounds)}".rstrip()
 
 
 def _calibration(curves: Mapping[str, list[Bin]], reports: Mapping[str, Mapping[str, Any]]) -> list[Block]:
@@ -121,29 +192,8 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     z = 1.959964
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # rounding must not leave a share of 0 or 1 outside its own interval
+    # Where all were right the upper end is 1, which rounding may miss.
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-
-
-def best_of_k_section(run: Run) -> Section:
-    """Show the mean score of the best of K samples, as K doubles."""
-    curve = run.get("best_of_k") or {}
-    series = curve if any(isinstance(value, Mapping) for value in curve.values()) else {"best of K": curve}
-    lines = {
-        str(name): sorted((float(k), float(score)) for k, score in points.items() if is_number(score) and float(k) > 0)
-        for name, points in series.items()
-        if isinstance(points, Mapping)
-    }
-    lines = {name: points for name, points in lines.items() if points}
-    if not lines:
-        return Section("best-of-k", "Best of K", [not_yet("Best-of-K curve")])
-    labels = ("K, samples per prompt", "mean score")
-    drawing = doubling_chart("best-of-k", "Mean score of the best of K samples", lines, labels)
-    ks = sorted({k for points in lines.values() for k, _ in points})
-    rows = [[name, *(number(dict(points).get(k)) for k in ks)] for name, points in lines.items()]
-    table = Table("Mean score by K.", ["Scores of", *(f"{k:g}" for k in ks)], rows, folded=True)
-    caption = "What sampling K completions and keeping the best would have given."
-    return Section("best-of-k", "Best of K", [Picture(drawing, caption), table])
 
 
 def _union(names: Iterable[str]) -> list[str]:

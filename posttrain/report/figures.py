@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,13 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-INK, FAINT = "#1a1a1a", "#c9c9c9"
+WIDTH = 7.2  # inches, of a drawing as wide as the text
+INK, FAINT, PAPER = "#1a1a1a", "#c9c9c9", "#fefefe"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes do it in grey.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00")
+PARTS = (*SERIES, "#6b6b6b", FAINT)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+HATCHES = ("", "//", "\\\\", "xx", "--", "||", "++", "///")
 # The page's style sheet gives these names their light and dark colours.
-_PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--line)"} | {
+_PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES, start=1)
 }
 
@@ -41,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "lines.linewidth": 1.4,
@@ -82,13 +86,24 @@ def _inline(svg: str, name: str, title: str) -> Markup:
     return Markup(opened + str(escape(title)) + "</title>" + svg[tag_end + 1 :])
 
 
+def reach(
+    values: Sequence[float], lows: Sequence[float | None], highs: Sequence[float | None]
+) -> tuple[list[float], list[float]]:
+    """Give how far intervals reach below and above their values; rounding may put an end on the value's other side."""
+    below = [0.0 if low is None else max(0.0, value - low) for value, low in zip(values, lows, strict=True)]
+    above = [0.0 if high is None else max(0.0, high - value) for value, high in zip(values, highs, strict=True)]
+    return below, above
+
+
 def grid(axes: Axes, axis: str) -> None:
     """Put faint lines behind the drawing, across the axis that carries the numbers."""
     axes.grid(axis=axis)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 
-def legend(axes: Axes) -> None:
-    """Name the series, where there are two or more."""
-    if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(fontsize=8)
+def legend_above(figure: Figure, count: int) -> None:
+    """Name the series of all axes once, above them, where there are two or more."""
+    labels = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {name: handle for found in labels for handle, name in zip(*found, strict=True)}
+    if count > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4, fontsize=8)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from posttrain.core.errors import DataError
-from posttrain.report.blocks import MISSING, number, plain_text, rate
-from posttrain.report.judged import judge_sentence, resolved_recipe
+from posttrain.report.blocks import MISSING, interval, number, plain_text, rate
+from posttrain.report.card_data import base_of, best_model, front_matter, measured, names_of, recipe_name, round_of
+from posttrain.report.drift import MEASURES
+from posttrain.report.judged import judge_sentence, judges_of, resolved_recipe
 from posttrain.report.setup import flatten
 
 Run = Mapping[str, Any]
@@ -16,6 +18,9 @@ Run = Mapping[str, Any]
 
 def model_card(run: Run, name: str) -> str:
     """Write the card, Markdown with the hub's front matter, for a model of a run.
+
+    Its numbers are those of ``report --json``; the win rates and benchmarks stand in the front matter too, as the
+    hub's ``model-index``.
 
     Args:
         run: as ``report --json`` gives it.
@@ -26,46 +31,27 @@ def model_card(run: Run, name: str) -> str:
     """
     model = best_model(run) if name == "best" else name
     parts = [
-        _front_matter(run),
-        f"# {_inline(_recipe_name(run))}: {_inline(name)}",
+        front_matter(run, model),
+        f"# {_inline(recipe_name(run))}: {_inline(name)}",
         _what_it_is(run, name, model),
         _win_rates(run, model),
+        _ratings(run, model),
+        _drift(run, model),
+        _benchmarks(run, model),
         _data(run, model),
+        _lineage(run, model),
         _settings(run),
     ]
     return plain_text("\n\n".join(part for part in parts if part) + "\n")
 
 
-def best_model(run: Run) -> str:
-    """Name the newest promoted round, or the base where none was promoted."""
-    promoted = [entry["round"] for entry in run.get("rounds") or [] if entry.get("promoted")]
-    return f"round_{promoted[-1]}" if promoted else "base"
-
-
-def _recipe_name(run: Run) -> str:
-    recipe = run.get("recipe")
-    return str(recipe.get("name", "run") if isinstance(recipe, Mapping) else recipe or "run")
-
-
-def _base(run: Run) -> Mapping[str, Any]:
-    base = resolved_recipe(run).get("base")
-    return base if isinstance(base, Mapping) else {}
-
-
-def _front_matter(run: Run) -> str:
-    lines = ["library_name: transformers", "tags: [posttrain]"]
-    if _base(run).get("kind") == "hub":
-        lines.append(f"base_model: {json.dumps(_base(run)['repo'])}")
-    return "\n".join(["---", *lines, "---"])
-
-
 def _what_it_is(run: Run, name: str, model: str) -> str:
-    base = _base(run)
+    base = base_of(run)
     origin = base.get("repo") or base.get("path") or (f"a {base['kind']} model" if base.get("kind") else "not recorded")
     if base.get("revision"):
         origin += f" at {base['revision']}"
-    lines = [f"- Base: {_inline(origin)}", f"- Recipe: {_inline(_recipe_name(run))}", f"- Model: {_inline(model)}"]
-    entry = _round(run, model)
+    lines = [f"- Base: {_inline(origin)}", f"- Recipe: {_inline(recipe_name(run))}", f"- Model: {_inline(model)}"]
+    entry = round_of(run, model)
     if entry is not None and entry.get("reason"):
         lines.append(f"- Gate: {_inline(entry['reason'])}")
     if name == "best" and model == "base":
@@ -73,41 +59,70 @@ def _what_it_is(run: Run, name: str, model: str) -> str:
     return "\n".join(lines)
 
 
-def _round(run: Run, model: str) -> Mapping[str, Any] | None:
-    if not model.startswith("round_"):
-        return None
-    for entry in run.get("rounds") or []:
-        if f"round_{entry.get('round')}" == model:
-            return entry
-    there = ", ".join(f"round_{entry.get('round')}" for entry in run.get("rounds") or []) or "none yet"
-    raise DataError(f"the run has no {model!r}; its rounds: {there}")
-
-
 def _win_rates(run: Run, model: str) -> str:
-    entry = _round(run, model) or {}
-    measured = [
-        ("the base", entry.get("win_rate_vs_base")),
-        ("the best round before", entry.get("win_rate_vs_previous")),
-    ]
-    for student in run.get("students") or []:
-        if student.get("name") == model:
-            measured += [
-                ("its own base", student.get("win_rate_vs_own_base")),
-                ("its teacher", student.get("win_rate_vs_teacher")),
-            ]
     rows = [
-        [against, rate(result), rate(result.get("length_controlled")), number(result.get("num_pairs"))]
-        for against, result in measured
-        if result and result.get("win_rate") is not None
+        [
+            against,
+            judge or MISSING,
+            rate(result),
+            rate(result.get("length_controlled")),
+            number(result.get("num_pairs")),
+            number(result.get("mean_length_a"), 1),
+            number(result.get("mean_length_b"), 1),
+        ]
+        for against, judge, result in measured(run, model)
     ]
-    parts = ["## Win rates", _table(["Over", "Win rate [95 %]", "At equal length [95 %]", "Prompts"], rows)]
-    for rating in run.get("ratings") or []:
-        if rating.get("model") == model:
-            low, high = number(float(rating["low"]), 0), number(float(rating["high"]), 0)
-            parts.append(f"Rating {number(float(rating['rating']), 0)} [{low}, {high}]; the base is 0.")
+    if not rows:
+        return ""
+    columns = ["Over", "Judge", "Win rate [95 %]", "At equal length [95 %]", "Prompts", "Own length", "Other's length"]
     judge = judge_sentence(run)
-    parts.append(_inline(judge) if judge else "")
-    return "\n\n".join(part for part in parts if part) if rows or len(parts) > 3 else ""
+    against = [judge.name for judge in judges_of(run) if judge.trained_against]
+    caution = (
+        f"CAUTION: the policy was trained against {', '.join(against)}: its rates rise even where answers get worse."
+    )
+    parts = [
+        "## Win rates",
+        _table(columns, rows),
+        _inline(judge) if judge else "",
+        _inline(caution) if against else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _ratings(run: Run, model: str) -> str:
+    by_judge = run.get("ratings_by_judge") or {"": run.get("ratings") or []}
+    lines = [
+        f"Rating {number(float(entry['rating']), 0)} {interval(entry, 0)}"
+        + (f" by {_inline(judge)}" if judge else "")
+        + "; the base is 0."
+        for judge, entries in by_judge.items()
+        for entry in entries
+        if entry.get("model") in names_of(run, model)
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _drift(run: Run, model: str) -> str:
+    rows = [
+        [
+            MEASURES.get(str(entry.get("measure")), str(entry.get("measure"))),
+            number(entry.get("value")),
+            number(entry.get("threshold")),
+            "ALARM" if entry.get("alarm") else "within",
+        ]
+        for entry in run.get("drift") or []
+        if f"round_{entry.get('round')}" == model
+    ]
+    return f"## Drift from the base\n\n{_table(['Measure', 'Value', 'Threshold', ''], rows)}" if rows else ""
+
+
+def _benchmarks(run: Run, model: str) -> str:
+    rows = [
+        [entry.get("task"), entry.get("metric"), number(entry.get("value")), number(entry.get("stderr"))]
+        for entry in run.get("harness") or []
+        if entry.get("model") in names_of(run, model)
+    ]
+    return f"## Benchmarks\n\n{_table(['Task', 'Metric', 'Value', 'Standard error'], rows)}" if rows else ""
 
 
 def _data(run: Run, model: str) -> str:
@@ -122,6 +137,23 @@ def _data(run: Run, model: str) -> str:
                 break
     table = _table(["Round", "Prompts", "Completions", "Kept", "Dropped", "SFT rows", "Pairs"], rows)
     return f"## Data\n\n{table}" if rows else ""
+
+
+def _lineage(run: Run, model: str) -> str:
+    """Count the rows behind a round's model by the source of their prompts: SFT so far, DPO of its own."""
+    if round_of(run, model) is None:
+        return ""
+    last = int(model.removeprefix("round_"))
+    sft: Counter[str] = Counter()
+    pairs: Counter[str] = Counter()
+    for entry in run.get("trained_on") or []:
+        if entry["round"] <= last:
+            sft[entry["source"]] += entry["sft_rows"]
+        if entry["round"] == last:
+            pairs[entry["source"]] += entry["pairs"]
+    rows = [[source, number(count), number(pairs[source])] for source, count in sorted(sft.items())]
+    columns = ["Prompts from", f"SFT rows, rounds 1 to {last}", f"Pairs, round {last}"]
+    return f"## What it was trained on\n\n{_table(columns, rows)}" if rows else ""
 
 
 def _settings(run: Run) -> str:

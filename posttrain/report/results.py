@@ -1,4 +1,4 @@
-"""Sections on results: rounds with their win rates and the gate's word, the matrix, the ratings, the students."""
+"""Sections on results: rounds with their win rates and the gate's word, and the students."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from posttrain.report.blocks import (
     rate,
 )
 from posttrain.report.charts import Point, interval_chart
-from posttrain.report.judged import judge_sentence
+from posttrain.report.judged import both_ways, judge_sentence, judges_of
 
 Run = Mapping[str, Any]
 ROUND_COLUMNS = (
@@ -27,6 +27,7 @@ ROUND_COLUMNS = (
     "Over the best before",
     "Over the base",
     "Over the base, at equal length",
+    "Mean length, own and base's",
     "Prompts",
     "Unreadable",
     "Gate",
@@ -37,9 +38,9 @@ def rounds_section(run: Run) -> Section:
     """Show each round's win rates and whether it was promoted, and why."""
     rounds = run.get("rounds") or []
     if not rounds:
-        return Section("rounds", "Rounds", [not_yet("No round has been evaluated")])
+        return Section("rounds", "Rounds and the gate", [not_yet("No round has been evaluated")])
     table = Table(
-        "Win rates on held-out prompts with 95 % intervals; ties count one half.",
+        "Win rates on held-out prompts with 95 % intervals; ties count one half. Lengths are in characters.",
         ROUND_COLUMNS,
         [_round_row(entry) for entry in rounds],
     )
@@ -68,9 +69,34 @@ def rounds_section(run: Run) -> Section:
     if averages:
         blocks.append(Table("Averages of policies.", ["Round", "Taken", "Why"], averages))
     if series:
-        drawing = interval_chart("win-rates", "Win rate of each round, with 95 % intervals", series, "win rate", 0.5)
+        drawing = interval_chart("rounds", "Win rate of each round, with 95 % intervals", series, "win rate", 0.5)
         blocks.append(Picture(drawing, "At 0.5 (dashed) a round is as good as what it is compared with."))
-    return Section("rounds", "Rounds", blocks)
+    return Section("rounds", "Rounds and the gate", [*blocks, *_by_judge(run)])
+
+
+def _by_judge(run: Run) -> list[Block]:
+    """Draw every round's win rate over the base by each judge: where they part, one of them is being gamed."""
+    judges = judges_of(run)
+    entries = run.get("matrix") or []
+    measured = {judge.name: both_ways([e for e in entries if e.get("judge") == judge.name]) for judge in judges}
+    series = {
+        judge.name + (" (TRAINED AGAINST)" if judge.trained_against else ""): points
+        for judge in judges
+        if (points := [
+            point
+            for entry in run.get("rounds") or []
+            if (point := _point(f"round {entry.get('round')}",
+                                measured[judge.name].get((f"round_{entry.get('round')}", "base")), "win_rate"))
+        ])
+    }  # fmt: skip
+    if len(series) < 2:
+        return []
+    drawing = interval_chart("rounds-by-judge", "Win rate over the base by every judge", series, "over the base", 0.5)
+    caption = (
+        "The same answers by every judge. Where a judge that the policy was trained against rises and another falls, "
+        "the policy has learned to please the first."
+    )
+    return [Picture(drawing, caption)]
 
 
 def _judge(run: Run) -> list[Block]:
@@ -97,10 +123,17 @@ def _round_row(entry: Mapping[str, Any]) -> list[Cell | str]:
         rate(previous),
         rate(base),
         rate(base.get("length_controlled")),
+        _lengths(base),
         number(previous.get("num_pairs", base.get("num_pairs"))),
         number(previous.get("unreadable", base.get("unreadable"))),
         _gate(entry),
     ]
+
+
+def _lengths(measured: Mapping[str, Any]) -> str:
+    """Give the mean lengths of both sides in characters."""
+    own, other = measured.get("mean_length_a"), measured.get("mean_length_b")
+    return f"{number(own, 1)}, {number(other, 1)}" if is_number(own) and is_number(other) else MISSING
 
 
 def _gate(entry: Mapping[str, Any]) -> Cell:
@@ -113,69 +146,6 @@ def _point(label: str, measured: Mapping[str, Any] | None, key: str) -> Point | 
         return None
     low, high = measured.get("low"), measured.get("high")
     return label, measured[key], low if is_number(low) else None, high if is_number(high) else None
-
-
-def ratings_section(run: Run) -> Section:
-    """Show one rating for all models, anchored at the base, and the matrix it stands on."""
-    points = [
-        point
-        for entry in run.get("ratings") or []
-        if (point := _point(_shown(entry.get("model")), entry, "rating")) is not None
-    ]
-    blocks: list[Block] = [_matrix(run.get("matrix") or [], [entry.get("model") for entry in run.get("ratings") or []])]
-    if points:
-        drawing = interval_chart("ratings", "Rating of every model, with 95 % intervals", {"": points}, "rating", 0.0)
-        rows = [[label, number(float(value), 0), _interval(low, high)] for label, value, low, high in points]
-        blocks = [
-            Picture(drawing, "Bradley-Terry over all pairs; the base is 0, and 400 points are odds of 10 to 1."),
-            Table("Ratings.", ["Model", "Rating", "95 % interval"], rows, folded=True),
-            *blocks,
-        ]
-    else:
-        blocks.insert(0, not_yet("Ratings"))
-    return Section("ratings", "Ratings", blocks)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return MISSING if low is None or high is None else f"{number(float(low), 0)} to {number(float(high), 0)}"
-
-
-def _shown(model: object) -> str:
-    return str(model).removeprefix("students/")
-
-
-def _matrix(entries: Sequence[Mapping[str, Any]], order: Sequence[object]) -> Block:
-    """Lay the win rates out with the row's model as A; a pair measured one way round is mirrored to fill the other.
-
-    Args:
-        entries: Win rates, each of `a` over `b`.
-        order: Models as the ratings list them; others follow.
-    """
-    measured = {(entry["a"], entry["b"]): entry for entry in entries if is_number(entry.get("win_rate"))}
-    if not measured:
-        return not_yet("Win-rate matrix")
-    for (first, second), entry in list(measured.items()):
-        measured.setdefault((second, first), _mirrored(entry))
-    found = list(dict.fromkeys(model for pair in measured for model in pair))
-    models = [*(model for model in order if model in found), *(model for model in found if model not in order)]
-    rows = []
-    for first in models:
-        cells: list[Cell | str] = [_shown(first)]
-        for second in models:
-            pair = measured.get((first, second))
-            cells.append(MISSING if pair is None else Cell(rate(pair), "shaded", float(pair["win_rate"])))
-        rows.append(cells)
-    caption = "Win rate of the row's model over the column's, with 95 % intervals."
-    return Table(caption, ["", *(_shown(model) for model in models)], rows)
-
-
-def _mirrored(entry: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = entry.get("low"), entry.get("high")
-    return {
-        "win_rate": 1.0 - entry["win_rate"],
-        "low": 1.0 - high if is_number(high) and high is not None else None,
-        "high": 1.0 - low if is_number(low) and low is not None else None,
-    }
 
 
 def students_section(run: Run) -> Section:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from posttrain.report.blocks import Cell, Section, Table, not_yet
+from posttrain.report.blocks import Block, Cell, Section, Table, Text, Verbatim, not_yet, plain_text
 from posttrain.report.judged import resolved_recipe
 
 Run = Mapping[str, Any]
@@ -22,8 +22,21 @@ def recipe_section(run: Run) -> Section:
         [Cell(name, "code"), Cell(_shown(value), "code"), Cell(str(sources.get(name, "")), "prose")]
         for name, value in flatten(recipe)
     ]
-    columns = ["Field", "Value", "Meaning and source" if sources else ""]
-    return Section("recipe", "Recipe", [Table(f"{len(rows)} values, defaults included.", columns, rows, folded=True)])
+    columns = ["Field", "Value", "Meaning and source"]
+    text = run.get("recipe_text") or {}
+    blocks: list[Block] = [Text(sentence) for sentence in (overridden(text),) if sentence]
+    if text.get("text"):
+        blocks.append(Verbatim("The recipe as it was written, with its comments.", plain_text(text["text"])))
+    else:
+        blocks.append(not_yet("The recipe as it was written"))
+    blocks.append(Table(f"{len(rows)} values, defaults included.", columns, rows, folded=True))
+    return Section("recipe", "Recipe", blocks)
+
+
+def overridden(text: Mapping[str, Any]) -> str | None:
+    """Say in a sentence what the command line changed of a recipe; None where it changed nothing."""
+    changed = text.get("overrides") or []
+    return f"Changed on the command line: {', '.join(map(str, changed))}." if changed else None
 
 
 def versions_section(run: Run) -> Section:
@@ -31,14 +44,16 @@ def versions_section(run: Run) -> Section:
     versions = run.get("versions") or {}
     seeds = dict(run.get("seeds") or {})
     seeds |= {name: value for name, value in flatten(resolved_recipe(run)) if name.rsplit(".", 1)[-1] == "seed"}
+    seeds = {name: seed for name, seed in seeds.items() if seed is not None}  # the others are derived from the recipe's
     version_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in flatten(versions)]
     seed_rows = [[Cell(str(name), "code"), Cell(_shown(value), "code")] for name, value in seeds.items()]
+    given = "Seeds that were given; every stage derives its own from the recipe's."
     return Section(
         "versions",
         "Versions and seeds",
         [
             Table("Versions.", ["What", "Version"], version_rows) if version_rows else not_yet("Versions"),
-            Table("Seeds.", ["Field", "Seed"], seed_rows) if seed_rows else not_yet("Seeds"),
+            Table(given, ["Field", "Seed"], seed_rows) if seed_rows else not_yet("Seeds"),
         ],
     )
 

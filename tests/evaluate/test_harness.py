@@ -84,7 +84,8 @@ def small_run(tmp_path):
         folder = tmp_path / "runs" / "small"
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(record))
-        recipe = {"name": "small", "num_rounds": 2, "students": [], "seed": 0, "evaluate": {"judge": {"kind": "verifier"}}}
+        evaluate = {"judge": {"kind": "verifier"}}
+        recipe = {"name": "small", "num_rounds": 2, "students": [], "seed": 0, "evaluate": evaluate}
         (folder / "recipe.resolved.json").write_text(json.dumps(recipe))
         return tmp_path, "small"
 

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from posttrain.report.data import reward_model_section, wilson_interval
-from posttrain.report.training import PANELS, curves_section
+from posttrain.report.training import FURTHER, PANELS, curves_section
 
-DRAWN = {name for _, names in PANELS for name in names}
+DRAWN = {name for _, names in (*PANELS, *FURTHER) for name in names}
 UNDRAWN = {"step", "epoch", "num_tokens"}  # places on the axis and a running sum
 
 
@@ -47,33 +47,49 @@ def test_every_number_that_a_trainer_logs_has_a_curve(logged):
         assert rows and set(rows[0]) - UNDRAWN - DRAWN == set(), kind
 
 
+def flat(blocks):
+    """Every block, also those inside a fold."""
+    for block in blocks:
+        yield from flat(block.blocks) if block.kind == "fold" else (block,)
+
+
+def pictures_and_table(training):
+    blocks = list(flat(curves_section({"training": training}).blocks))
+    assert [block.kind for block in blocks[:-1]] == ["picture"] * (len(blocks) - 1)
+    return blocks[:-1], blocks[-1]
+
+
 @pytest.mark.parametrize(
     ("kind", "headings"),
     [
         ("sft", ["loss", "accuracy", "gradient norm"]),
         ("reward_model", ["loss", "accuracy", "margin", "gradient norm"]),
-        ("dpo", ["loss", "accuracy", "margin", "log-prob per token (nats)", "KL per token (nats)"]),
-        ("dpo", ["parts of the loss", "gradient norm", "learning rate"]),
+        ("dpo", ["loss", "accuracy", "margin", "log-prob per token, chosen", "log-prob per token, rejected"]),
+        ("dpo", ["KL per token", "length of chosen (tokens)", "loss, NLL part", "gradient norm", "learning rate"]),
     ],
 )
 def test_the_curves_asked_for_are_there(logged, kind, headings):
-    picture, table = curves_section({"training": {f"round_1/{kind}": logged[kind]}}).blocks
+    pictures, table = pictures_and_table({f"round_1/{kind}": logged[kind]})
     for heading in headings:
-        assert f">{heading}<" in picture.svg
-    values = {row[0]: row[1] for row in table.rows}
+        assert any(f">{heading}<" in picture.svg for picture in pictures), heading
+    values = {row[0]: row[2] for row in table.rows}
     assert values["grad_norm"] == f"{logged[kind][0]['grad_norm']:.4g}"
 
 
 def test_a_curves_line_in_the_table_worked_by_hand():
     rows = [{"step": step, "loss": loss, "kl": None} for step, loss in ((1, 0.6931), (2, 0.9), (3, 0.25), (4, 0.5))]
-    _, table = curves_section({"training": {"dpo": rows}}).blocks
-    assert table.rows == [["loss", "0.6931", "0.5", "0.25", "0.9"]]
+    _, table = pictures_and_table({"round_2/dpo": rows})
+    assert table.rows == [["loss", "round 2", "0.6931", "0.5", "0.25", "0.9"]]
 
 
-def test_series_are_named_by_what_tells_them_apart():
-    rows = [{"step": 1, "logps_per_token/chosen": -1.0, "logps_per_token/rejected": -2.0}]
-    picture, _ = curves_section({"training": {"dpo": rows}}).blocks
-    assert re.findall(r">(chosen|rejected|logps_per_token/\w+)<", picture.svg) == ["chosen", "rejected"]
+def test_trainings_of_one_kind_share_a_drawing_and_students_have_their_own():
+    rows = [{"step": 1, "loss": 0.7, "kl": 0.1}, {"step": 2, "loss": 0.5, "kl": 0.2}]
+    labels = ["round_1/sft", "round_1/dpo", "round_2/sft", "round_2/dpo", "students/small/dpo"]
+    section = curves_section({"training": dict.fromkeys(labels, rows)})
+    dpo, _, sft, students = section.blocks  # DPO open with its table, the others folded
+    assert dpo.caption.startswith("DPO. Round 1: loss 0.700 → 0.500, KL 0.100 → 0.200. Round 2:")
+    assert re.findall(r">(round \d|small)<", dpo.svg) == ["round 1", "round 2"]  # one legend for all panels
+    assert sft.caption.startswith("SFT. Round 1") and students.caption == "DPO of students. small: loss 0.700 → 0.500."
 
 
 # ------------------------------------------------------------------ calibration
@@ -98,6 +114,18 @@ def test_wilsons_interval_worked_by_hand():
         assert wilson_interval(1.0, count)[1] == 1.0
         assert wilson_interval(0.0, count)[0] == 0.0
     assert (1 - high, 1 - low) == pytest.approx(wilson_interval(0.8, 10))
+
+
+def test_an_interval_holds_its_share_whatever_rounding_does():
+    for count in range(1, 2000):
+        for share in (0.0, 1.0):
+            low, high = wilson_interval(share, count)
+            assert low <= share <= high
+
+
+def test_a_reward_model_that_was_always_right_can_be_drawn():
+    section = reward_model_section({"reward_model": {"1": report(1.0, 107)}})
+    assert any(block.kind == "picture" for block in section.blocks)
 
 
 def test_each_reward_model_has_its_own_calibration_plot():

@@ -1,0 +1,60 @@
+"""Gold scores for a round's samples, where the evaluation has a verifier: what the report's best-of-K curve needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.config import VerifierJudge
+from posttrain.core.files import read_jsonl, write_jsonl
+from posttrain.stages import StageCall
+from reward.errors import TooManyErrors
+from reward.verifiers.runner import run_verifier
+
+KEY = ("prompt_id", "sample_index", "model")
+
+
+def gold(call: StageCall, judge: VerifierJudge, content: str, num_prompts: int) -> dict[str, Any]:
+    """Judge the samples of the first prompts with the verifier; nothing in the loop reads the result.
+
+    Prompts that a model wrote may be none that the verifier can judge (it may want a reference answer). That stops no
+    run: the metrics say why, and the report leaves its gold curves out.
+
+    Args:
+        num_prompts: how many prompts; bounds what a slow verifier costs.
+    """
+    rows = list(_first_prompts(call.inputs["scored"] / "scored.jsonl", num_prompts))
+    failure = None
+    try:
+        judged = run_verifier(
+            judge.function,
+            rows,
+            timeout_s=judge.timeout_s,
+            max_error_rate=max(0.5, judge.max_error_rate),
+            memory_mb=judge.memory_mb,
+            options=judge.options,
+            workers=call.execution.workers,
+        )
+    except TooManyErrors as error:
+        judged, failure = error.rows, str(error)
+    kept = [{**{key: row.get(key) for key in KEY}, "gold": row["score"]} for row in judged]
+    write_jsonl(call.out / "gold.jsonl", kept)
+    scores = [row["gold"] for row in kept if row["gold"] is not None]
+    return {
+        "num_rows": len(rows),
+        "num_errors": len(kept) - len(scores),
+        "mean_score": sum(scores) / len(scores) if scores else None,
+        "failure": failure,
+    }
+
+
+def _first_prompts(path: Path, num_prompts: int) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of the first prompts of a file; a prompt's samples need not stand together."""
+    taken: set[str] = set()
+    for _, row in read_jsonl(path):
+        if row["prompt_id"] not in taken:
+            if len(taken) == num_prompts:
+                continue
+            taken.add(row["prompt_id"])
+        yield row
