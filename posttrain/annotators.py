@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posttrain.config import AnnotateConfig, EndpointModel, FileAnnotator, PolicyModel, VerifierAnnotator
+from posttrain.config import (
+    AnnotateConfig,
+    EndpointModel,
+    FileAnnotator,
+    JudgeAnnotator,
+    PolicyModel,
+    VerifierAnnotator,
+)
 from posttrain.core.files import sha256_file
 from posttrain.functions import function_content
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
-from posttrain.sources import derive_seed, import_model, text_content
+from posttrain.sources import derive_seed, import_model, judge_prompt
 from posttrain.store.artifacts import Artifact
 
 
@@ -45,7 +52,7 @@ def label_completions(
     if isinstance(annotator, VerifierAnnotator):
         content = [function_content(annotator.function), function_content(annotator.edit_function)]
     elif not isinstance(annotator, FileAnnotator):
-        content = [text_content(getattr(annotator, "template", None))]
+        content = [judge_prompt(annotator) if isinstance(annotator, JudgeAnnotator) else None]
         if isinstance(annotator.model, PolicyModel):
             inputs["model"] = policy
         elif not isinstance(annotator.model, EndpointModel):

@@ -11,7 +11,7 @@ from posttrain.functions import function_content
 from posttrain.recipe import TRAINED_AGAINST, Recipe, trained_against
 from posttrain.recipe_file import RecipeError
 from posttrain.runner import Runner
-from posttrain.sources import Teacher, derive_seed, import_model, sampling_of, text_content
+from posttrain.sources import Teacher, derive_seed, import_model, judge_prompt, sampling_of
 from posttrain.store.artifacts import Artifact
 
 
@@ -64,7 +64,7 @@ def win_rate(
             "judged_win_rate",
             inputs,
             judge=judge,
-            content=text_content(judge.template),
+            content=judge_prompt(judge),
             names=names,
             seed=derive_seed(recipe.seed, "win_rate"),
         )
@@ -119,7 +119,7 @@ def scores_of(recipe: Recipe, run: Runner, evaluated: Evaluated, reward_model: A
             "rate_answers",
             {"completions": [evaluated.completions], **weights},
             judge=judge,
-            content=text_content(judge.template),
+            content=judge_prompt(judge),
             seed=derive_seed(recipe.seed, "judge"),
         )
     return run.stage(

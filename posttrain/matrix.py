@@ -19,7 +19,7 @@ from posttrain.core.files import sha256_file
 from posttrain.functions import function_content
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
-from posttrain.sources import Teacher, derive_seed, import_model, text_content
+from posttrain.sources import Teacher, derive_seed, import_model, judge_prompt
 from posttrain.state import State
 from posttrain.store.artifacts import Artifact
 
@@ -93,7 +93,7 @@ def _matrix(
             {"completions": completions, "known": state.compared if is_main else [], **_weights(run, name, judge)},
             judge_name=name,
             judge=judge,
-            content=text_content(judge.template),
+            content=judge_prompt(judge),
             num_prompts=recipe.evaluate.matrix_prompts,
             **settings,
         )
@@ -125,7 +125,7 @@ def _scores_of_all(
         "rate_answers",
         {"completions": completions, **weights},
         judge=judge,
-        content=text_content(judge.template) if isinstance(judge, RubricJudge) else function_content(judge.function),
+        content=judge_prompt(judge) if isinstance(judge, RubricJudge) else function_content(judge.function),
         seed=derive_seed(recipe.seed, "judge"),
     )
 

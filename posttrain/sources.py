@@ -8,13 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import EndpointModel, FolderModel, HubModel, PracticeModel, PromptFile, PromptSource, Section
+from posttrain.config import (
+    EndpointModel,
+    FolderModel,
+    HubModel,
+    JudgeAnnotator,
+    LLMJudge,
+    PracticeModel,
+    PromptFile,
+    PromptSource,
+    RubricJudge,
+    Section,
+)
 from posttrain.core.files import sha256_file
 from posttrain.core.model_files import hub_folder, model_hash, resolve
 from posttrain.recipe import Recipe
 from posttrain.runner import Runner
 from posttrain.store.artifacts import Artifact
 from posttrain.store.fingerprint import ADDRESS_LENGTH
+from reward.judges import pairwise, rubric
 
 SAMPLING_FIELDS = ("num_completions", "temperature", "top_p", "top_k", "max_completion_tokens")
 
@@ -119,3 +131,9 @@ def prompts_of_source(
 def text_content(template: str | None) -> str | None:
     """Return what names a template: the hash of a text file, or the name of a built-in one."""
     return sha256_file(template) if template and template.endswith(".txt") else template
+
+
+def judge_prompt(judge: JudgeAnnotator | LLMJudge | RubricJudge) -> str:
+    """Return what names a judge's prompt: the hash of its text, the built-in one's where the recipe names none."""
+    built_in = rubric.TEMPLATE if isinstance(judge, RubricJudge) else pairwise.TEMPLATE
+    return sha256_file(judge.template or built_in)

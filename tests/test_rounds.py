@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from posttrain.comparisons import DriftError
+from posttrain.core.files import sha256_file
 from posttrain.recipe import Recipe, load_recipe
 from posttrain.recipe_file import RecipeError
 from posttrain.rounds import run_recipe
 from posttrain.runner import Planner
 from posttrain.store.artifacts import Artifact, ArtifactStore
+from reward.judges import pairwise, rubric
 
 RECIPE = """\
 name: wiring
@@ -381,6 +383,13 @@ def test_a_judges_prompt_is_in_the_address(folder, tiny_model_dir):
     template.write_text("{prompt} {completion} now rate")
     again = changed(before, unroll(folder, rubric))
     assert again == {"evaluation/rubric/scores", "evaluation/rubric/matrix", "evaluation/agreement"}
+
+
+def test_the_built_in_prompt_of_a_judge_is_in_the_address_too(folder, tiny_model_dir):
+    model = f"{{kind: folder, path: {tiny_model_dir}}}"
+    run = unroll(folder, f"evaluate.judges={{a: {{kind: llm, model: {model}}}, b: {{kind: rubric, model: {model}}}}}")
+    assert run.asked["evaluation/a/matrix"]["config"]["content"] == sha256_file(pairwise.TEMPLATE)
+    assert run.asked["evaluation/b/scores"]["config"]["content"] == sha256_file(rubric.TEMPLATE)
 
 
 def test_a_gate_judged_by_what_trained_the_policy_is_refused_unless_the_recipe_allows_it(folder):
