@@ -124,7 +124,7 @@ def _sides(graph: Graph, node: Node, pairs: list[Row], key: Key) -> Iterator[dic
             if index is not None and (index, model) == key:
                 entry = {**node.place, "decision": side, "other": pair.get(f"{other}_sample_index")}
                 writer = pair.get(f"{other}_model", pair.get("model"))
-                entry["other_model"] = graph.writers.get(str(writer), writer)
+                entry["other_model"] = None if writer is None else graph.writers.get(writer, writer)
                 entry["other_score"] = pair.get(f"{other}_score")
                 if pair.get("chosen_edited"):
                     entry["other_is_edited"] = True
