@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/posttrain run recipes/quickstart.yaml
 
+# Two processes: half of the suite's time is waiting for children to start.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: install
 	$(BIN)/ruff check .

@@ -20,6 +20,13 @@ _TEXT = (
 WORDS = _TEXT.split()
 
 
+def pytest_collection_modifyitems(items):
+    """Let a file's tests share a process, where several run, and those of Ray one: it has one cluster on a machine."""
+    for item in items:
+        group = "ray" if "ray" in item.path.stem else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     import torch
