@@ -153,7 +153,7 @@ def _add_inspection(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--text", action="store_true", help="with --out, add prompts and completions")
     _run_verb(verbs, "verify", "inspection:verify", "compare every artifact's bytes with its manifest")
     parser = _run_verb(verbs, "export", "inspection:export", "copy a model of a run as a plain Hugging Face folder")
-    parser.add_argument("--model", required=True, help="best, base, round_2, or a student's name")
+    parser.add_argument("--model", required=True, help="best, base, round_2, round_2/sft, or a student's name")
     parser.add_argument("--out", required=True, help="folder to make")
     parser = _verb(verbs, "chat", "inspection:chat", "talk to a checkpoint in the terminal")
     parser.add_argument("model", metavar="DIR", help="Hugging Face folder")
@@ -246,7 +246,7 @@ def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
 
 def _add_labelling(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "pairs", "labelling:pairs", "write pairs of answers for people to label, blind to the models")
-    parser.add_argument("--a", required=True, help="completions of A; with --run a model: base, round_1, students/NAME")
+    parser.add_argument("--a", required=True, help="completions of A; with --run a model: best, base, round_1/sft, …")
     parser.add_argument("--b", required=True, help="completions of B, or a model")
     parser.add_argument("--run", help="name of a run, or its folder: its answers to the held-out prompts")
     parser.add_argument("--root", default=".", help="folder that holds artifacts/ and runs/ (default: here)")

@@ -9,8 +9,8 @@ from posttrain.runs import Run
 
 
 def notes(found: Run) -> list[str]:
-    """Return a line for each caution, each round that was held, each alarm, and each two judges' agreement."""
-    return [*_cautions(found), *_held(found), *_alarms(found), *_agreement(found)]
+    """Return a line for each caution, round that was held, alarm, label left out, and two judges' agreement."""
+    return [*_cautions(found), *_held(found), *_alarms(found), *_left_out(found), *_agreement(found)]
 
 
 def _cautions(found: Run) -> Iterator[str]:
@@ -36,7 +36,16 @@ def _alarms(found: Run) -> Iterator[str]:
 def _agreement(found: Run) -> Iterator[str]:
     for row in agreement_of(found):
         if row["num_pairs"]:
+            known = row["low"] is not None and row["high"] is not None
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if known else "without an interval"
             yield (
                 f"judges {row['judge_a']} and {row['judge_b']} agree on {row['agreement']:.0%} of {row['num_pairs']:,} "
-                f"comparisons (Gwet's AC1 {row['ac1']:.3f} [{row['low']:.3f}, {row['high']:.3f}])"
+                f"comparisons (Gwet's AC1 {row['ac1']:.3f} {interval})"
             )
+
+
+def _left_out(found: Run) -> Iterator[str]:
+    for judge in judges_of(found):
+        left_out = (found.metrics(f"evaluation/{judge['name']}/matrix") or {}).get("labels_left_out") or {}
+        for names, number in left_out.items():
+            yield f"judge {judge['name']}: {number} labels are on another {names} than this run's and are left out."

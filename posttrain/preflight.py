@@ -15,9 +15,12 @@ from posttrain.core.model_files import check_model_dir
 from posttrain.core.prompts import read_prompts
 from posttrain.functions import check_machine, check_options, function_file
 from posttrain.recipe import Recipe, validate
-from posttrain.recipe_file import FUNCTION_KEYS, raise_faults, read_data
+from posttrain.recipe_file import FUNCTION_KEYS, READER_KINDS, raise_faults, read_data
 from posttrain.train.limits import limits
 from posttrain.train.tracker_names import missing_trackers
+from reward.judges.pairwise import PLACES as PAIRWISE_PLACES
+from reward.judges.quoting import read_template
+from reward.judges.rubric import PLACES as RUBRIC_PLACES
 from reward.pair_rules import RULES
 from reward.preferences import check_strength_names
 from synth.prompts.template import load_template
@@ -69,7 +72,7 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     if section.get("kind") == "folder" and isinstance(path, str):
         yield from _caught(f"{where}.path", partial(check_model_dir, path))
     if section.get("kind") == "labels" and isinstance(path, str):
-        yield from _caught(f"{where}.path", partial(_check_pair_labels, path))
+        yield from _caught(f"{where}.path", partial(_check_pair_labels, path, tuple(_model_names(data))))
     if section.get("kind") == "endpoint" and isinstance(section.get("local_copy"), str):
         yield from _caught(f"{where}.local_copy", partial(check_model_dir, section["local_copy"]))
     if section.get("kind") == "file" and isinstance(path, str):
@@ -90,8 +93,11 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     trackers = section.get("report_to")
     if isinstance(trackers, list):
         yield from (f"{where}.report_to: {fault}" for fault in missing_trackers(map(str, trackers)))
-    template = section.get("template")
-    if isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
+    template, kind = section.get("template"), section.get("kind")
+    if isinstance(template, str) and kind in READER_KINDS:
+        places = RUBRIC_PLACES if kind == "rubric" else PAIRWISE_PLACES
+        yield from _caught(f"{where}.template", partial(read_template, template, places))
+    elif isinstance(template, str) and template.endswith(".txt") and not Path(template).is_file():
         yield f"{where}.template: there is no file {template}"
 
 
@@ -127,10 +133,21 @@ def _check_labels(path: str) -> None:
     check_strength_names(rows, path)
 
 
-def _check_pair_labels(path: str) -> None:
-    from posttrain.evaluate.labels import read_labels  # brings scipy, which a plan without labels has no use for
+def _check_pair_labels(path: str, known: Sequence[str]) -> None:
+    from posttrain.evaluate.labels import check_names, read_labels  # brings scipy: only where there are labels
 
-    read_labels(path)
+    check_names(read_labels(path), known, path)
+
+
+def _model_names(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of all models that matrices of this recipe can have."""
+    yield from ("base", "teacher")
+    for number in range(1, _num_rounds(data) + 1):
+        yield from (f"round_{number}", f"round_{number}/sft")
+    students = data.get("students")
+    for student in students if isinstance(students, list) else ():
+        if isinstance(student, Mapping):
+            yield f"students/{student.get('name')}"
 
 
 def _prompt_faults(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:

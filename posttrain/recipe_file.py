@@ -12,6 +12,9 @@ import yaml
 from posttrain.core.errors import PosttrainError
 
 PATH_KEYS = ("path", "local_copy")
+READER_KINDS = ("judge", "llm", "rubric")
+"""Kinds of judges that read a question: their `template` is a file, whatever its name ends in; a generator's may be the
+name of a built-in one."""
 FUNCTION_KEYS = ("function", "edit_function", "check")
 
 
@@ -88,16 +91,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _anchor_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
-        return {key: _anchored(key, item, folder) for key, item in value.items()}
+        kind = value.get("kind")
+        return {key: _anchored(key, item, folder, kind) for key, item in value.items()}
     if isinstance(value, list):
         return [_anchor_paths(item, folder) for item in value]
     return value
 
 
-def _anchored(key: str, value: Any, folder: Path) -> Any:
+def _anchored(key: str, value: Any, folder: Path, kind: Any = None) -> Any:
+    """Give a value of a section of that kind with its paths below the folder."""
     if not isinstance(value, str):
         return _anchor_paths(value, folder)
-    if key in PATH_KEYS or (key == "template" and value.endswith(".txt")):
+    if key in PATH_KEYS or (key == "template" and (kind in READER_KINDS or value.endswith(".txt"))):
         return str(folder / Path(value).expanduser())
     if key in FUNCTION_KEYS and ".py:" in value:
         return str(folder / Path(value).expanduser())
@@ -113,7 +118,8 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     target: Any = data
     for parent in parents:
         target = _child(target, parent, override)
-    value = _anchored(last, value, Path.cwd())
+    kind = target.get("kind") if isinstance(target, dict) else None
+    value = _anchored(last, value, Path.cwd(), kind)
     if isinstance(target, list):
         target[_index(target, last, override)] = value
     else:

@@ -222,6 +222,41 @@ def test_function_is_found_however_it_is_defined(tmp_path):
         function_file(f"{path}:verify")
 
 
+# ------------------------------------------------------------------- what would else come out after all rounds
+
+
+def test_labels_of_a_judge_name_models_that_the_recipe_makes(recipe_file, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    names = [{"a": "round_2/sft", "b": "students/tiny"}, {"a": "round_3", "b": "base"}, {"a": "base", "b": "base"}, {}]
+    rows = [{"prompt_id": "p", "preference": 1, **named} for named in names]
+    labels.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    message = faults(recipe_file, f"evaluate.judges.people={{kind: labels, path: {labels}}}")
+    assert f"evaluate.judges.people.path: {labels}: 3 faults" in message
+    unknown = "label 2: this run has no model called round_3; expected two of base, "
+    for part in (unknown, "label 3: a and b are both base", "label 4: it has no a and b"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "lacking"),
+    [
+        ("evaluate.judge", "llm", "{completion_a}, {completion_b}"),
+        ("evaluate.judge", "rubric", "{completion}"),
+        ("annotate.annotator", "judge", "{completion_a}, {completion_b}"),
+    ],
+)
+def test_a_judges_template_has_its_places_whatever_its_name_ends_in(recipe_file, tiny_model_dir, where, kind, lacking):
+    (recipe_file.parent / "ask.prompt").write_text("{prompt}, which?")
+    section, old = where.rpartition(".")[2], '{kind: verifier, function: "posttrain.practice.world:verify"}'
+    judge = f"{{kind: {kind}, model: {{kind: folder, path: {tiny_model_dir}}}, template: ask.prompt}}"
+    text = SMALL.replace(f"{section}: {old}", f"{section}: {judge}")
+    recipe_file.write_text(text)  # and the path is relative to the recipe, not to where the command runs
+    template = recipe_file.parent / "ask.prompt"
+    assert f"{where}.template: judge template {template} lacks {lacking}" in faults(recipe_file)
+    template.unlink()
+    assert f"{where}.template: judge template {template} does not exist" in faults(recipe_file)
+
+
 # ------------------------------------------------------------------------------------------- everything at once
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
-from posttrain.runs import Run, find_run
-
-_COMPLETIONS = "/eval/completions"
+from posttrain.model_names import find_answers
+from posttrain.runs import find_run
 
 
 def pairs(args: Namespace) -> None:
@@ -21,14 +19,17 @@ def pairs(args: Namespace) -> None:
     from posttrain.evaluate.pairing import pair_rows
 
     if args.run is None:
-        rows_a, rows_b = read_rows(args.a), read_rows(args.b)
+        names, paths = (args.a, args.b), [Path(args.a), Path(args.b)]
     else:
         found = find_run(args.run, Path(args.root))
-        rows_a, rows_b = held_out_completions(found, args.a), held_out_completions(found, args.b)
+        models, answers = zip(*(find_answers(found, typed) for typed in (args.a, args.b)), strict=True)
+        # The key says what the run's matrices say, whatever was typed: a labels judge goes by these names.
+        names, paths = (models[0].name, models[1].name), [artifact.path / "completions.jsonl" for artifact in answers]
+    rows_a, rows_b = (read_rows(path) for path in paths)
     pairing = pair_rows(rows_a, rows_b)
     warn_missing("A", pairing.missing_in_a)
     warn_missing("B", pairing.missing_in_b)
-    shown, key = make_pairs(rows_a, rows_b, (args.a, args.b), args.seed, args.num_samples, args.num_pairs)
+    shown, key = make_pairs(rows_a, rows_b, names, args.seed, args.num_samples, args.num_pairs)
     if not shown:
         raise DataError(f"A and B wrote the same text for all {len(key)} prompts; there is nothing to label")
     out = Path(args.out)
@@ -37,22 +38,6 @@ def pairs(args: Namespace) -> None:
     write_jsonl(out / "pairs.jsonl", shown)
     print(f"{out / 'pairs.jsonl'}: {len(shown)} pairs to label, {len(key) - len(shown)} of the same text left out")
     print(f"{out / 'key.jsonl'}: says which model wrote which; keep it from whoever labels")
-
-
-def held_out_completions(found: Run, model: str) -> list[dict[str, Any]]:
-    """Read a model's answers to the held-out prompts of a run.
-
-    Raises:
-        DataError: the run has none of that model; those that it has are listed.
-    """
-    # The students' teacher is called teacher in ratings, wherever its answers stand.
-    artifact = found.artifact(model + _COMPLETIONS) or found.artifact(f"students/{model}{_COMPLETIONS}")
-    if artifact is None:
-        names = [label.removesuffix(_COMPLETIONS) for label in found.record["names"] if label.endswith(_COMPLETIONS)]
-        raise DataError(
-            f"run {found.name} has no held-out answers of a model {model!r}; it has: {', '.join(names) or 'none'}"
-        )
-    return read_rows(artifact.path / "completions.jsonl")
 
 
 def labels(args: Namespace) -> None:

@@ -131,7 +131,8 @@ class EvaluateConfig(Section):
     matrix_bootstrap: PositiveInt = 1000
     """Resamples over prompts for the 95 % intervals of each judge's ratings and of their agreement."""
     matrix_prompts: PositiveInt | None = None
-    """Prompts per pair that a pairwise language model judges for the matrix, first by hash of id; all when absent."""
+    """Prompts per pair that a pairwise language model judges for the matrix, first by hash of id; all when absent.
+    Pairs that the rounds have judged already are on all prompts whatever this says."""
     gold_prompts: NaturalInt = 400
     """Prompts of each round whose samples a verifier that judges also scores: the best-of-K curve of the report, where
     a reward model's pick stands beside the best there is; 0 scores none."""

@@ -42,7 +42,7 @@ def judge_agreement(
         A row for every two judges: ``judge_a``, ``judge_b``, ``num_pairs`` (verdicts that both gave), ``agreement`` in
         [0, 1], ``kappa``, ``ac1`` in [-1, 1] and the 95 % interval of AC1, ``low`` and ``high``. Numbers that the
         verdicts do not determine are None: all of them where nothing was decided by both, kappa where all verdicts of
-        both are of one category.
+        both are of one category, the interval where resamples of the prompts do not: one prompt, for example.
 
     Raises:
         DataError: a preference outside [0, 1].
@@ -107,8 +107,11 @@ def _compare(
     }
 
 
-def _interval(tables_PKK: np.ndarray, seed: int, num_bootstrap: int) -> tuple[float, float]:
-    """Give AC1's 95 % interval: the BCa bootstrap over prompts, or Wilson's bound where all verdicts agree."""
+def _interval(tables_PKK: np.ndarray, seed: int, num_bootstrap: int) -> tuple[float, float] | tuple[None, None]:
+    """Give AC1's 95 % interval: the BCa bootstrap over prompts, or Wilson's bound where all verdicts agree.
+
+    None for both ends where there is a single prompt to resample, or BCa has no finite answer.
+    """
     table_KK = tables_PKK.sum(axis=0)
     value, num_prompts = float(ac1(table_KK)), len(tables_PKK)
     agreed = np.trace(tables_PKK, axis1=1, axis2=2)
@@ -118,6 +121,8 @@ def _interval(tables_PKK: np.ndarray, seed: int, num_bootstrap: int) -> tuple[fl
         other = float(binomtest(0, num_prompts).proportion_ci(CONFIDENCE, method="wilson").high)
         reach = other / (1.0 - float(_chance(table_KK / table_KK.sum())))
         return (value - reach, value) if np.all(agreed == totals) else (value, value + reach)
+    if num_prompts < 2:
+        return None, None
     result = bootstrap(
         (np.arange(num_prompts),),
         lambda places, axis: ac1(tables_PKK[places].sum(axis=-3)),
@@ -129,4 +134,4 @@ def _interval(tables_PKK: np.ndarray, seed: int, num_bootstrap: int) -> tuple[fl
         rng=np.random.default_rng(seed),
     )
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    return (min(low, value), max(high, value)) if math.isfinite(low + high) else (value, value)
+    return (min(low, value), max(high, value)) if math.isfinite(low + high) else (None, None)

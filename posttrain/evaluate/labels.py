@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.files import read_jsonl_lenient, read_rows
+from posttrain.evaluate.pairing import mirrored
 from posttrain.evaluate.win_rate import is_preference
 
 Row = dict[str, Any]
@@ -50,15 +51,28 @@ def read_labels(path: str | PathLike[str]) -> list[Row]:
     return labels
 
 
-def labels_between(labels: Iterable[Row], a: str, b: str) -> list[Row]:
-    """Take the labels on model A against B by their names, those on B against A turned round."""
-    found = []
-    for label in labels:
-        if (label.get("a"), label.get("b")) == (a, b):
-            found.append(label)
-        elif (label.get("a"), label.get("b")) == (b, a):
-            found.append(turned(label))
-    return found
+def check_names(labels: Iterable[Row], known: Collection[str], where: str) -> None:
+    """Check that every label names two models among those known, as a recipe's judge needs.
+
+    Raises:
+        DataError: lists the labels that do not.
+    """
+    faults = Faults(where)
+    for number, label in enumerate(labels, start=1):
+        if (fault := name_fault(label, known)) is not None:
+            faults.add(f"label {number}: {fault}")
+    faults.raise_if_any(DataError)
+
+
+def name_fault(label: Row, known: Collection[str]) -> str | None:
+    """Say what is wrong with the names of models in a label; None where nothing is."""
+    names = [label[side] for side in "ab" if side in label]
+    unknown = [name for name in names if name not in known]
+    if len(names) == 2 and names[0] != names[1] and not unknown:
+        return None
+    what = f"a and b are both {names[0]}" if names else "it has no a and b"
+    what = f"this run has no model called {' or '.join(unknown)}" if unknown else what
+    return f"{what}; expected two of {', '.join(known)}"
 
 
 def labels_of_models(labels: list[Row], models_a: set[str], models_b: set[str], where: str) -> list[Row]:
@@ -76,7 +90,7 @@ def labels_of_models(labels: list[Row], models_a: set[str], models_b: set[str], 
         if None in sides or not models_a or not models_b or (sides[0] in models_a and sides[1] in models_b):
             found.append(label)
         elif sides[0] in models_b and sides[1] in models_a:
-            found.append(turned(label))
+            found.append(mirrored(label))
     if not found:
         raise DataError(
             f"{where}: none of its {len(labels)} labels is on the models that wrote A and B; give the files that the "
@@ -89,17 +103,6 @@ def labels_of_models(labels: list[Row], models_a: set[str], models_b: set[str], 
         named = ", ".join(f"{a} against {b}" for a, b in pairs)
         raise DataError(f"{where} holds labels on several pairs of models ({named}); give a file for each pair")
     return found
-
-
-def turned(label: Row) -> Row:
-    """Tell a label on A against B for B against A."""
-    swapped = {"a": "b", "b": "a"}
-    row = {}
-    for key, value in label.items():
-        stem, _, side = key.rpartition("_")
-        row[swapped.get(key) or (f"{stem}_{swapped[side]}" if stem and side in swapped else key)] = value
-    preference = label["preference"]
-    return {**row, "preference": None if preference is None else 1.0 - preference}
 
 
 def numbered_rows(path: str | PathLike[str]) -> list[tuple[int, Row | str]]:

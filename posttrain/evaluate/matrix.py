@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from posttrain.core.errors import DataError, Faults
-from posttrain.evaluate.pairing import completion_text, mean_length, pair_scores
+from posttrain.evaluate.labels import name_fault
+from posttrain.evaluate.pairing import completion_text, mean_length, mirrored, pair_scores
 from posttrain.evaluate.rating import ratings
 from posttrain.evaluate.win_rate import win_rate
 
@@ -15,6 +18,8 @@ Row = dict[str, Any]
 Pair = tuple[str, str]
 Verdicts = dict[Pair, list[Row]]
 """(A, B) to the verdicts on A against B."""
+
+log = logging.getLogger(__name__)
 
 
 def pairs_of(names: Sequence[str]) -> list[Pair]:
@@ -31,27 +36,39 @@ def verdicts_of_scores(scored: Mapping[str, list[Row]]) -> Verdicts:
     return {(a, b): pair_scores(scored[a], scored[b]) for a, b in pairs_of(list(scored))}
 
 
-def verdicts_of_labels(labels: Iterable[Row], completions: Mapping[str, list[Row]], where: str) -> Verdicts:
-    """Sort people's labels by pair, turned so that the later model comes first; lengths come from the answers.
+def verdicts_of_labels(
+    labels: Iterable[Row], completions: Mapping[str, list[Row]], where: str
+) -> tuple[Verdicts, Counter[str]]:
+    """Sort people's labels by pair, turned so that the later model comes first.
+
+    A label that says by content which models it is on (`model_a`, `model_b`) is left out where other models bear these
+    names now, with a warning: what was said of a model that has been trained anew is not said of its successor.
+    Lengths that a label brings are those of the very samples that were read; else they come from the answers.
 
     Args:
         labels: rows of `prompt_id`, `a`, `b` (names of models) and `preference`, 1 where a is better.
         completions: model → its answers, in the order of the run.
         where: the file, for messages.
 
+    Returns:
+        Verdicts by pair; and how many labels were left out, by the names of the models that are others now.
+
     Raises:
         DataError: a label on models or prompts that the run does not have; all of them are listed.
     """
     places = {name: place for place, name in enumerate(completions)}
     lengths = {name: _mean_lengths(rows) for name, rows in completions.items()}
-    faults = Faults(where)
+    models = {name: {row.get("model") for row in rows} - {None} for name, rows in completions.items()}
+    faults, left_out = Faults(where), Counter[str]()
     verdicts: Verdicts = {}
     for number, label in enumerate(labels, start=1):
         a, b, prompt_id = str(label.get("a")), str(label.get("b")), label["prompt_id"]
-        unknown = [name for name in (a, b) if name not in places]
-        if unknown or a == b:
-            what = f"this run has no model called {' or '.join(unknown)}" if unknown else f"a and b are both {a}"
-            faults.add(f"label {number}: {what}; expected two of {', '.join(places)}")
+        if (fault := name_fault(label, places)) is not None:
+            faults.add(f"label {number}: {fault}")
+            continue
+        said = {a: label.get("model_a"), b: label.get("model_b")}
+        if others := [name for name in (a, b) if said[name] is not None and said[name] not in models[name]]:
+            left_out[" and ".join(others)] += 1
             continue
         if any(prompt_id not in lengths[name] for name in (a, b)):
             faults.add(f"label {number}: prompt_id {prompt_id!r} is no held-out prompt of this run")
@@ -60,9 +77,11 @@ def verdicts_of_labels(labels: Iterable[Row], completions: Mapping[str, list[Row
         if places[a] < places[b]:
             a, b, told = b, a, mirrored(told)
         sides = {"length_a": lengths[a][prompt_id], "length_b": lengths[b][prompt_id]}
-        verdicts.setdefault((a, b), []).append(told | sides)
+        verdicts.setdefault((a, b), []).append(sides | told)
     faults.raise_if_any(DataError)
-    return {pair: verdicts[pair] for pair in pairs_of(list(completions)) if pair in verdicts}
+    for names, number in left_out.items():
+        log.warning("%s: %d labels are on another %s than this run's and are left out", where, number, names)
+    return {pair: verdicts[pair] for pair in pairs_of(list(completions)) if pair in verdicts}, left_out
 
 
 def judge_pairs(
@@ -87,25 +106,6 @@ def judge_pairs(
             yield (a, b), [mirrored(row) for row in known[b, a]]
         else:
             yield (a, b), compare(shown[a], shown[b])
-
-
-_OTHER_SIDE = {"A": "B", "B": "A"}
-
-
-def mirrored(verdict: Row) -> Row:
-    """Tell a verdict on A against B as one on B against A; columns that end in _a and _b change places."""
-    turned = {_other_column(key): value for key, value in verdict.items()}
-    if verdict["preference"] is not None:
-        turned["preference"] = 1.0 - verdict["preference"]
-    if "verdict" in verdict:
-        turned["verdict"] = _OTHER_SIDE.get(verdict["verdict"], verdict["verdict"])
-    if "votes" in verdict:
-        turned["votes"] = [_OTHER_SIDE.get(vote, vote) for vote in verdict["votes"]]
-    return turned
-
-
-def _other_column(name: str) -> str:
-    return f"{name[:-1]}{_OTHER_SIDE[name[-1].upper()].lower()}" if name.endswith(("_a", "_b")) else name
 
 
 def matrix_entries(verdicts: Verdicts) -> list[Row]:

@@ -143,3 +143,29 @@ def mean_length(samples: list[Row]) -> float | None:
     if any("completion" not in sample for sample in samples):
         return None
     return sum(len(completion_text(sample)) for sample in samples) / len(samples)
+
+
+_OTHER_SIDE = {"A": "B", "B": "A"}
+
+
+def mirrored(verdict: Row) -> Row:
+    """Tell a verdict or a label on A against B as one on B against A.
+
+    Columns `a` and `b`, and those that end in _a and _b, change places; so do flags such as `hollow_a`.
+    """
+    turned = {_other_name(key): value for key, value in verdict.items()}
+    if verdict["preference"] is not None:
+        turned["preference"] = 1.0 - verdict["preference"]
+    if "verdict" in verdict:
+        turned["verdict"] = _OTHER_SIDE.get(verdict["verdict"], verdict["verdict"])
+    if "votes" in verdict:
+        turned["votes"] = [_OTHER_SIDE.get(vote, vote) for vote in verdict["votes"]]
+    if "flags" in verdict:
+        turned["flags"] = sorted(_other_name(flag) for flag in verdict["flags"])
+    return turned
+
+
+def _other_name(name: str) -> str:
+    stem, side = name[:-1], name[-1:]
+    is_sided = name in ("a", "b") or name.endswith(("_a", "_b"))
+    return f"{stem}{_OTHER_SIDE[side.upper()].lower()}" if is_sided else name

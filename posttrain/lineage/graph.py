@@ -12,6 +12,7 @@ from posttrain.core.errors import DataError
 from posttrain.lineage.answers import TRAINING_FILES, makes_model
 from posttrain.lineage.indexing import build_index, row_files
 from posttrain.lineage.row_index import RowIndex, open_index
+from posttrain.model_names import known_model
 from posttrain.runs import Run
 from posttrain.store.artifacts import Artifact
 
@@ -146,8 +147,8 @@ class Graph:
             DataError: There is none; those that are there are listed.
         """
         names = self.run.record["names"]
-        tried = (name, f"{name}/policy", f"{name}/model", f"students/{name}/policy")
-        for label in tried:
+        known = known_model(self.run, name)
+        for label in (known.weights if known else name, name):  # reward models go by their labels
             if label in names and self._is_model(names[label]["reference"]):
                 return names[label]["reference"]
         there = sorted(

@@ -100,7 +100,7 @@ def measured(run: Run, model: str) -> list[tuple[str, str, Mapping[str, Any]]]:
 
 def round_of(run: Run, model: str) -> Mapping[str, Any] | None:
     """Give a round's entry, None for a model that is none; refuse a round that the run has not."""
-    if not model.startswith("round_"):
+    if not model.startswith("round_") or "/" in model:  # round_1/sft is a checkpoint on the way
         return None
     for entry in run.get("rounds") or []:
         if f"round_{entry.get('round')}" == model:

@@ -8,6 +8,7 @@ from pathlib import Path
 from posttrain.core.errors import DataError
 from posttrain.core.files import atomic_directory, atomic_write
 from posttrain.core.model_files import check_model_dir
+from posttrain.model_names import find_weights
 from posttrain.report.collect import collect
 from posttrain.report.model_card import model_card
 from posttrain.runs import Run
@@ -18,31 +19,19 @@ LEFT_OUT = (MANIFEST, "metrics.jsonl", "report.json")
 
 
 def export_model(found: Run, name: str, out: Path) -> Path:
-    """Copy `best`, `base`, `round_2` or a student's model to a new folder.
+    """Copy `best`, `base`, `round_2`, `round_2/sft` or a student's model to a new folder.
 
     Raises:
         DataError: The run has no such model (those it has are listed), or the folder is there already.
     """
-    labels = model_labels(found)
-    artifact = found.artifact(labels[name]) if name in labels else None
-    if artifact is None:
-        there = ", ".join(key for key, label in labels.items() if found.artifact(label) is not None)
-        raise DataError(f"run {found.name} has no model '{name}'; it has: {there or 'none yet'}")
+    _, artifact = find_weights(found, name)
     if out.exists():
         raise DataError(f"{out} exists already; choose another --out or remove it")
     with atomic_directory(out) as work:
         _copy(artifact, work)
-        atomic_write(work / "README.md", model_card(collect(found), name))
+        atomic_write(work / "README.md", model_card(collect(found), name.removeprefix("students/")))
     check_model_dir(out)
     return out
-
-
-def model_labels(found: Run) -> dict[str, str]:
-    """Return the label of every model that can be exported, by the name a person types."""
-    labels = {"best": "best", "base": "base/model", "teacher": "teacher"}
-    labels |= {f"round_{number}": f"round_{number}/policy" for number in range(1, found.num_rounds + 1)}
-    labels |= {student["name"]: f"students/{student['name']}/policy" for student in found.recipe["students"]}
-    return labels
 
 
 def _copy(artifact: Artifact, out: Path) -> None:

@@ -24,7 +24,7 @@ def model_card(run: Run, name: str) -> str:
 
     Args:
         run: as ``report --json`` gives it.
-        name: ``best``, ``base``, ``teacher``, ``round_2``, or a student's name.
+        name: ``best``, ``base``, ``teacher``, ``round_2``, ``round_2/sft``, or a student's name.
 
     Raises:
         DataError: the run has no round of that number.
@@ -133,7 +133,7 @@ def _data(run: Run, model: str) -> str:
         for entry in run.get("rounds") or []:
             counts = entry.get("data") or {}
             rows.append([f"round {entry.get('round')}", *(number(counts.get(key)) for key in keys)])
-            if f"round_{entry.get('round')}" == model:
+            if f"round_{entry.get('round')}" == model.partition("/")[0]:
                 break
     table = _table(["Round", "Prompts", "Completions", "Kept", "Dropped", "SFT rows", "Pairs"], rows)
     return f"## Data\n\n{table}" if rows else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import LabelsJudge, LLMJudge, RubricJudge, VerifierJudge
-from posttrain.core.errors import DataError
+from posttrain.core.errors import DataError, Faults
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.evaluate.judge_agreement import judge_agreement
 from posttrain.evaluate.labels import read_labels
@@ -100,9 +100,17 @@ def matrix_of_labels(
     seed: int,
     num_bootstrap: int,
 ) -> dict[str, Any]:
-    """Take people's labels of the run's models; pairs without labels stay out."""
-    verdicts = verdicts_of_labels(read_labels(judge.path), _completions(call, names), judge.path)
-    return _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+    """Take people's labels of the run's models; pairs without labels stay out, those on other models are counted."""
+    answers = _read_answers(call, names)
+    same = _first_names(answers)
+    labels = [
+        {key: same.get(value, value) if key in ("a", "b") else value for key, value in row.items()}
+        for row in read_labels(judge.path)
+    ]
+    completions = {name: answers[name] for name in dict.fromkeys(same.values())}
+    verdicts, left_out = verdicts_of_labels(labels, completions, judge.path)
+    result = _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+    return {**result, "labels_left_out": dict(left_out)}
 
 
 def agree(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
@@ -147,16 +155,40 @@ def _mean_score(rows: Iterable[Row]) -> float | None:
 
 
 def _completions(call: StageCall, names: Sequence[str]) -> dict[str, list[Row]]:
+    """Read every model's answers; of names for the same weights the first is kept."""
+    answers = _read_answers(call, names)
+    return {name: answers[name] for name in dict.fromkeys(_first_names(answers).values())}
+
+
+def _read_answers(call: StageCall, names: Sequence[str]) -> dict[str, list[Row]]:
     folders = call.inputs["completions"]
-    return {name: read_rows(folder / "completions.jsonl") for name, folder in zip(names, folders, strict=True)}
+    answers = {name: read_rows(folder / "completions.jsonl") for name, folder in zip(names, folders, strict=True)}
+    faults = Faults("the answers to the held-out prompts")
+    for (name, rows), folder in zip(answers.items(), folders, strict=True):
+        if not rows:
+            faults.add(f"model {name} has none; {folder / 'rejects.jsonl'} says why its prompts were rejected")
+    faults.raise_if_any(DataError)
+    return answers
+
+
+def _first_names(answers: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    """Map each name to the first one for the same model; a model's rows carry its identity."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(rows[0]["model"], name) for name, rows in answers.items()}
 
 
 def _by_model(rows: Iterable[Row], completions: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """Sort scored rows by the model that wrote them; a model's rows carry its identity."""
-    groups: dict[str, list[Row]] = {}
+    """Sort scored rows by the model that wrote them; of samples that two names of a model share, one each."""
+    groups: dict[str, dict[tuple[str, int | None], Row]] = {}
     for row in rows:
-        groups.setdefault(row["model"], []).append(row)
-    return {name: groups[answers[0]["model"]] for name, answers in completions.items()}
+        groups.setdefault(row["model"], {}).setdefault((row["prompt_id"], row.get("sample_index")), row)
+    lacking = [name for name, answers in completions.items() if answers[0]["model"] not in groups]
+    if lacking:
+        raise DataError(
+            f"none of the held-out answers of {', '.join(lacking)} has been scored, so they cannot be compared; "
+            "look at the judge's errors"
+        )
+    return {name: list(groups[answers[0]["model"]].values()) for name, answers in completions.items()}
 
 
 def _known(folders: Iterable[Path]) -> Verdicts:

@@ -15,7 +15,7 @@ from reward.judges.quoting import fill, quote, quote_prompt, read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "pairwise.txt"
 _OPENERS = ("thought process", "let's solve this problem step by step", "solution", "解", "かいせつ", "respuesta")
-_PLACES = ("prompt", "completion_a", "completion_b")
+PLACES = ("prompt", "completion_a", "completion_b")
 _UNREADABLE: Verdict = "UNREADABLE"
 _SWAPPED: dict[Verdict, Verdict] = {"A": "B", "B": "A", "TIE": "TIE", "UNREADABLE": "UNREADABLE"}
 _PREFERENCE: dict[Verdict, float | None] = {"A": 1.0, "B": 0.0, "TIE": 0.5, "UNREADABLE": None}
@@ -35,7 +35,7 @@ class PairwiseJudge:
 
     def __init__(self, generate: Generate, template: str | Path = TEMPLATE, num_retries: int = 1) -> None:
         self.generate = generate
-        self.template = read_template(template, _PLACES)
+        self.template = read_template(template, PLACES)
         self.num_retries = num_retries
 
     def compare(self, pairs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -56,7 +56,7 @@ class PairwiseJudge:
             texts = [completion_text(pair[name]) for name in ("completion_a", "completion_b")]
             verdicts.append(
                 {
-                    **{key: value for key, value in pair.items() if key not in _PLACES},
+                    **{key: value for key, value in pair.items() if key not in PLACES},
                     "verdict": verdict,
                     "preference": _PREFERENCE[verdict],
                     "flipped": verdict != "UNREADABLE" and first != second,

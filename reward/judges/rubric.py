@@ -14,6 +14,7 @@ from reward.judges.parse import parse_rating
 from reward.judges.quoting import fill, quote, quote_prompt, read_template
 
 TEMPLATE = Path(__file__).parent / "templates" / "rubric.txt"
+PLACES = ("prompt", "completion")
 
 
 class RubricJudge:
@@ -34,7 +35,7 @@ class RubricJudge:
         self, generate: Generate, template: str | Path = TEMPLATE, low: int = 1, high: int = 5, num_retries: int = 1
     ) -> None:
         self.generate = generate
-        self.template = read_template(template, ("prompt", "completion"))
+        self.template = read_template(template, PLACES)
         self.low = low
         self.high = high
         self.num_retries = num_retries

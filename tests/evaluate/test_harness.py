@@ -79,7 +79,7 @@ def small_run(tmp_path):
             "state": "finished",
             "stages": [],
             "planned": [],
-            "names": {label: {"reference": "dpo/0", "path": str(path)} for label, path in paths.items()},
+            "names": {label: {"reference": f"dpo/{path.name}", "path": str(path)} for label, path in paths.items()},
         }
         folder = tmp_path / "runs" / "small"
         folder.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_numbers_stand_beside_the_win_rates_of_a_run(tiny_model_dir, tasks, offl
         assert main([*command, "--model", model, "--json"]) == 0
         capsys.readouterr()
     assert main([*command, "--model", "round_9"]) == 1
-    assert "there are: base, teacher, best, round_1" in capsys.readouterr().err
+    assert "it has: best, base, round_1" in capsys.readouterr().err
     shown = collect(find_run(name, root))["harness"]
     assert [(row["model"], row["metric"]) for row in shown] == [
         ("base", "acc"), ("base", "acc_norm"), ("round_2", "acc"), ("round_2", "acc_norm")

@@ -99,3 +99,19 @@ def test_the_interval_covers_the_truth():
 def test_faulty_preferences_are_refused():
     with pytest.raises(DataError, match="1.5"):
         agreement(verdicts([1.5]), verdicts([1]))
+
+
+def test_one_prompt_has_no_interval():
+    def of(*preferences):
+        pairs = (("round_1", "base"), ("round_2", "base"))
+        return {pair: [{"prompt_id": "p", "preference": p}] for pair, p in zip(pairs, preferences, strict=True)}
+
+    row = agreement(of(1, 1), of(1, 0))  # they agree on one of two pairs, all of one prompt
+    assert (row["num_pairs"], row["agreement"], row["low"], row["high"]) == (2, 0.5, None, None)
+
+
+def test_an_interval_that_bca_does_not_find_is_none():
+    # every resample gives the same AC1, though the judges agree on one of two pairs of each prompt
+    other = ("round_2", "base")
+    row = agreement(verdicts([1] * 4) | verdicts([1] * 4, other), verdicts([1] * 4) | verdicts([0] * 4, other))
+    assert (row["agreement"], row["low"], row["high"]) == (0.5, None, None)

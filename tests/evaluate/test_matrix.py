@@ -9,11 +9,11 @@ from posttrain.evaluate.matrix import (
     judge_pairs,
     matrix_entries,
     matrix_ratings,
-    mirrored,
     pairs_of,
     verdicts_of_labels,
     verdicts_of_scores,
 )
+from posttrain.evaluate.pairing import mirrored
 from posttrain.evaluate.win_rate import win_rate
 
 
@@ -78,6 +78,9 @@ def test_a_mirrored_verdict_gives_the_mirrored_win_rate():
         "prompt_id": "p", "preference": 0.0, "verdict": "B", "votes": ["B", "TIE"], "length_a": 5, "length_b": 3,
     }  # fmt: skip
     assert mirrored(turned) == verdict
+    assert mirrored({**verdict, "flags": ["hollow_b"]})["flags"] == ["hollow_a"]
+    label = {"prompt_id": "p", "preference": None, "a": "x", "b": "y", "model_a": "1", "model_b": "2", "pair_id": "q"}
+    assert mirrored(label) == {**label, "a": "y", "b": "x", "model_a": "2", "model_b": "1"}
     rows = [{"prompt_id": f"p{n}", "preference": p} for n, p in enumerate((1.0, 0.5, 1.0, 0.0, None))]
     there, back = win_rate(rows), win_rate([mirrored(row) for row in rows])
     assert back["win_rate"] == 1 - there["win_rate"] and back["low"] == pytest.approx(1 - there["high"], abs=1e-15)
@@ -103,7 +106,7 @@ def test_labels_are_turned_so_that_the_later_model_comes_first():
         {"prompt_id": "p1", "a": "round_1", "b": "base", "preference": 1.0},
         {"prompt_id": "p2", "a": "base", "b": "round_1", "preference": None},
     ]
-    verdicts = verdicts_of_labels(labels, MODELS, "labels.jsonl")
+    verdicts, _ = verdicts_of_labels(labels, MODELS, "labels.jsonl")
     assert list(verdicts) == [("round_1", "base")]
     assert [row["preference"] for row in verdicts["round_1", "base"]] == [1.0, 1.0, None]
     assert verdicts["round_1", "base"][0]["person"] == "one"
@@ -120,3 +123,22 @@ def test_labels_of_other_models_or_prompts_are_all_named():
         verdicts_of_labels(labels, MODELS, "labels.jsonl")
     for part in ("labels.jsonl: 3 faults", "no model called round_9", "'elsewhere' is no held-out", "both base"):
         assert part in str(error.value)
+
+
+def test_labels_on_a_model_that_was_trained_anew_are_left_out_and_counted(caplog):
+    models = {name: [{**row, "model": f"{name} now"} for row in rows] for name, rows in MODELS.items()}
+    label = {"prompt_id": "p0", "a": "base", "b": "round_1", "preference": 0.0, "length_a": 7, "length_b": 8}
+    labels = [
+        {**label, "model_a": "base now", "model_b": "round_1 now"},
+        {**label, "model_a": "base now", "model_b": "round_1 before"},
+        {**label, "a": "round_1", "b": "base", "model_a": "round_1 before", "model_b": "base now"},
+        {**label, "model_a": "base before", "model_b": "round_1 before"},
+        {"prompt_id": "p1", "a": "round_2", "b": "base", "preference": 1.0},  # by hand: nothing is said of content
+    ]
+    verdicts, left_out = verdicts_of_labels(labels, models, "labels.jsonl")
+    # lengths of the samples that were read, turned with the label: 8 of round_1, 7 of base
+    (row,) = verdicts["round_1", "base"]
+    assert (row["preference"], row["length_a"], row["length_b"]) == (1.0, 8, 7)
+    assert len(verdicts["round_2", "base"]) == 1
+    assert left_out == {"round_1": 2, "base and round_1": 1}
+    assert "labels.jsonl: 2 labels are on another round_1 than this run's and are left out" in caplog.text

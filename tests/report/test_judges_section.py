@@ -90,6 +90,12 @@ def test_ratings_of_all_judges_and_their_agreement_are_there(example_run):
     assert agreement.rows[0] == ["gold and own_reward_model", "0.710", "0.440", "0.470 [0.430, 0.510]", "2\u202f100"]
 
 
+def test_an_agreement_without_an_interval_is_shown_without_one(example_run):
+    entry = {**example_run["agreement"][0], "low": None, "high": None}
+    *_, agreement = tables(ratings_section({**example_run, "agreement": [entry]}))
+    assert agreement.rows[0][3] == "0.470"
+
+
 def test_an_older_run_without_judges_has_one_matrix(example_run):
     entries = [{key: value for key, value in entry.items() if key != "judge"}
                for entry in example_run["matrix"] if entry["judge"] == "gold"]  # fmt: skip

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.config import DriftConfig, EndpointModel, Execution, LabelsJudge, LLMJudge, RubricJudge, VerifierJudge
 from posttrain.core.chat import load_tokenizer
+from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.stages import StageCall
 from posttrain.steps.drift import drift
@@ -165,6 +166,41 @@ def test_a_verifier_rates_all_answers_in_one_stage(completions, tmp_path):
     rate_answers(call(tmp_path / "rated", completions=completions), verifier, "content", seed=0)
     work = call(tmp_path / "out", completions=completions, scored=[tmp_path / "rated"])
     assert rates(matrix_of_scores(work, "length", NAMES, **SETTINGS)) == LONGER_WINS
+
+
+def test_names_of_the_same_weights_are_one_model(completions, tmp_path):
+    """The student is round_1 under another name: its answers are the same samples of the same model."""
+    write_jsonl(completions[2] / "completions.jsonl", read_rows(completions[1] / "completions.jsonl"))
+    (tmp_path / "mine.py").write_text("def verify(prompt, completion, row):\n    return float(len(completion))\n")
+    verifier = VerifierJudge(function=f"{tmp_path}/mine.py:verify")
+    rate_answers(call(tmp_path / "rated", completions=completions), verifier, "content", seed=0)
+    work = call(tmp_path / "out", completions=completions, scored=[tmp_path / "rated"])
+    assert rates(matrix_of_scores(work, "length", NAMES, **SETTINGS)) == {("round_1", "base"): 1.0}
+    labels = tmp_path / "labels.jsonl"
+    write_jsonl(labels, [{"prompt_id": "p0", "a": "students/one", "b": "base", "preference": 1.0}])
+    people = call(tmp_path / "people", completions=completions)
+    result = matrix_of_labels(people, LabelsJudge(path=str(labels)), "people", "content", NAMES, **SETTINGS)
+    assert rates(result) == {("round_1", "base"): 1.0}
+
+
+def test_models_without_answers_or_scores_are_named(completions, tmp_path):
+    rows = [{**row, "score": 1.0} for row in read_rows(completions[0] / "completions.jsonl")]
+    write_jsonl(tmp_path / "rated" / "scored.jsonl", rows)
+    work = call(tmp_path / "out", completions=completions, scored=[tmp_path / "rated"])
+    with pytest.raises(DataError, match="answers of round_1, students/one has been scored"):
+        matrix_of_scores(work, "length", NAMES, **SETTINGS)
+    write_jsonl(completions[1] / "completions.jsonl", [])
+    with pytest.raises(DataError, match="model round_1 has none; .*rejects.jsonl says why"):
+        matrix_of_scores(work, "length", NAMES, **SETTINGS)
+
+
+def test_labels_on_models_of_an_earlier_run_are_counted(completions, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    stale = {"a": "round_1", "b": "base", "model_a": "hash of another", "model_b": "hash of base", "preference": 1.0}
+    write_jsonl(labels, [{"prompt_id": f"p{n}", **stale} for n in range(3)])
+    people = call(tmp_path / "people", completions=completions)
+    result = matrix_of_labels(people, LabelsJudge(path=str(labels)), "people", "content", NAMES, **SETTINGS)
+    assert (result["matrix"], result["ratings"], result["labels_left_out"]) == ([], [], {"round_1": 3})
 
 
 def test_labels_agree_with_another_judge_where_both_decided(completions, tmp_path):
