@@ -164,6 +164,16 @@ def _add_inspection(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_files(verbs: argparse._SubParsersAction) -> None:
+    _add_sample(verbs)
+    _add_score(verbs)
+    _add_select(verbs)
+    _add_train(verbs)
+    _add_winrate(verbs)
+    _add_evaluate(verbs)
+    _add_labelling(verbs)
+
+
+def _add_sample(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "sample", "files:sample", "draw K completions for every prompt of a file")
     parser.add_argument("--model", required=True, help=MODEL)
     parser.add_argument("--prompts", required=True, help="JSON Lines or Parquet")
@@ -185,6 +195,8 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
 
+
+def _add_score(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "score", "files:score", "score completions with a reward model")
     parser.add_argument("--reward-model", required=True, help="Hugging Face folder")
     parser.add_argument("--completions", required=True, help="JSON Lines or Parquet")
@@ -195,12 +207,16 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="auto")
 
+
+def _add_select(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "select", "files:select", "choose SFT rows and DPO pairs among scored completions")
     parser.add_argument("--scored", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--rule", required=True, help=RULES)
     parser.add_argument("--margin", type=float, default=0.0, help="smallest score gap of a pair")
     parser.add_argument("--out", required=True, help="folder")
 
+
+def _add_train(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "train", "files:train", "train a model on rows of a file")
     parser.add_argument("kind", choices=("sft", "dpo", "reward-model", "distill"))
     parser.add_argument("--model", required=True, help="Hugging Face folder")
@@ -213,6 +229,8 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--token-view", choices=("auto", "color", "marks", "json"), default="auto", help=TOKEN_VIEW)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example learning_rate=1e-5 epochs=1")
 
+
+def _add_winrate(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "winrate", "files:winrate", "compare the completions of two models")
     parser.add_argument("--a", required=True, help="completions of A")
     parser.add_argument("--b", required=True, help="completions of B")
@@ -221,9 +239,6 @@ def _add_files(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, help="folder")
     parser.add_argument("--seed", type=int, default=0, help="of the calls of llm and rubric")
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-    _add_evaluate(verbs)
-    _add_labelling(verbs)
 
 
 def _add_evaluate(verbs: argparse._SubParsersAction) -> None:

@@ -203,10 +203,17 @@ def score_and_select(recipe: Recipe, run: Runner, state: State, number: int, com
 
 def judge_samples(recipe: Recipe, run: Runner, label: str, scored: Artifact) -> None:
     """Give some samples their gold score where a verifier decides the win rates: the report shows what K was worth."""
-    judge, num_prompts = recipe.evaluate.judge, recipe.evaluate.gold_prompts
-    if isinstance(judge, VerifierJudge) and num_prompts:
-        content = function_content(judge.function)
-        run.stage(f"{label}/gold", "gold", {"scored": scored}, judge=judge, content=content, num_prompts=num_prompts)
+    section, judge = recipe.evaluate, recipe.evaluate.judge
+    if isinstance(judge, VerifierJudge) and section.gold_prompts:
+        run.stage(
+            f"{label}/gold",
+            "gold",
+            {"scored": scored},
+            judge=judge,
+            content=function_content(judge.function),
+            num_prompts=section.gold_prompts,
+            max_error_rate=section.gold_max_error_rate,
+        )
 
 
 def train_policy(recipe: Recipe, run: Runner, state: State, number: int, selected: Artifact) -> Artifact:

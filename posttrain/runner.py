@@ -7,12 +7,14 @@ a Planner only computes addresses. Both see the same calls, so a plan cannot dif
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from posttrain.core.errors import PosttrainError
 from posttrain.core.files import atomic_write, content_hash
 from posttrain.lineage.indexing import index_rows
 from posttrain.recipe import Recipe, recipe_json
@@ -21,6 +23,8 @@ from posttrain.stages import STAGES, Progress, StageCall
 from posttrain.store.artifacts import Artifact, ArtifactStore
 from posttrain.store.fingerprint import identity
 from posttrain.train.errors import TrainingInterrupted
+
+log = logging.getLogger(__name__)
 
 Inputs = Mapping[str, Artifact | Sequence[Artifact]]
 
@@ -115,10 +119,10 @@ class Executor:
             report = self.watcher.started(label, name)
             try:
                 found = self.store.build(asked, lambda out: self._fill(name, out, inputs, config, report), self._how())
+                self._index(found)
             except BaseException as error:
                 self.record.update(label, name, found.address, state_after(error), started)
                 raise
-            index_rows(self.store.root, found)
             status = "ran"
         else:
             status = "hit"
@@ -148,6 +152,13 @@ class Executor:
             for key, value in (inputs or {}).items()
         }
         return STAGES[name].load()(StageCall(paths, out, self.execution, self.template_date, report), **config)
+
+    def _index(self, artifact: Artifact) -> None:
+        """Index a finished artifact's rows; what keeps that from being written stops no run."""
+        try:
+            index_rows(self.store.root, artifact)
+        except (OSError, PosttrainError) as error:
+            log.warning("%s is whole but has no index (%s); posttrain trace makes it", artifact.reference, error)
 
     def _how(self) -> dict[str, Any]:
         return self.execution.model_dump(mode="json")

@@ -15,6 +15,7 @@ import pytest
 import trivial_steps
 
 from posttrain.cli import main
+from posttrain.core.errors import StorageError
 from posttrain.runs import find_run
 from posttrain.stages import STAGES
 
@@ -251,6 +252,38 @@ def test_plan_bounds_uneven_parts_from_above(bench, capsys):
     bench.call("plan", "--json", "num_rounds=3")
     rows = {row["label"]: row["rows"] for row in json.loads(capsys.readouterr().out)["stages"]}
     assert rows["round_1/annotate/prompts"] == 3  # 8 prompts in parts of 3, 3 and 2
+
+
+def test_a_drift_alarm_that_stops_is_planned_and_stands_on_the_record(bench, capsys, monkeypatch):
+    """The first run warns; told to stop, plan and run come as far as the alarm, and the record says that it failed."""
+    measured = {"round": 1, "measure": "refusal_share", "value": 0.5, "threshold": 0.1}
+    alarm = measured | {"alarm": True, "reason": "half refuse"}
+    monkeypatch.setitem(trivial_steps.METRICS, "drift", {"drift": [alarm]})
+    assert bench.call("run") == 0
+    capsys.readouterr()
+    stop = "evaluate.drift.on_alarm=stop"
+    assert bench.call("plan", "--json", stop) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["stages"][-1]["label"] == "round_1/drift" and {row["status"] for row in plan["stages"]} == {"hit"}
+    assert plan["stop"].startswith("round_1 has drifted: refusal_share: half refuse")
+    assert bench.call("plan", stop) == 0
+    assert "The run stops there: round_1 has drifted" in capsys.readouterr().out
+    assert bench.call("run", "train.dpo.beta=0.05") == 0  # warns: another record
+    assert bench.call("run", stop) == 1
+    assert "round_1 has drifted" in capsys.readouterr().err
+    assert bench.record["state"] == "failed" and bench.record["stages"][-1]["label"] == "round_1/drift"
+    assert json.loads((bench.root / "runs/small/recipe.resolved.json").read_text())["train"]["dpo"]["beta"] == 0.1
+
+
+def test_a_full_disk_while_indexing_stops_no_run(bench, caplog, monkeypatch):
+    def full(root, artifact):
+        raise StorageError("no room for the index")
+
+    monkeypatch.setattr("posttrain.runner.index_rows", full)
+    assert bench.call("run") == 0
+    assert bench.record["state"] == "finished"
+    assert {row["status"] for row in bench.record["stages"]} == {"ran"}
+    assert "posttrain trace makes it" in caplog.text
 
 
 def test_plan_after_a_change_shows_where_work_begins(bench, capsys):

@@ -486,6 +486,19 @@ def test_how_a_run_is_carried_out_changes_no_address(folder):
     assert changed(unroll(folder), unroll(folder, *execution, *training)) == set()
 
 
+def test_limits_of_a_verifier_change_what_it_scores_and_its_error_rate_does_not(folder):
+    """A time or memory limit decides which answers have a score; the share of errors only whether the stage ends."""
+    before = unroll(folder)
+    assert changed(before, unroll(folder, "evaluate.judge.max_error_rate=0.3")) == set()
+    for override in ("evaluate.judge.timeout_s=60", "evaluate.judge.memory_mb=64"):
+        again = changed(before, unroll(folder, override))
+        assert {"base/eval/scores", "round_1/gold", "round_1/gate"} <= again and "round_1/sft" not in again
+    again = changed(before, unroll(folder, "annotate.annotator.timeout_s=60"))
+    assert {"round_1/annotate/labels", "round_1/reward_model"} <= again
+    again = changed(before, unroll(folder, "evaluate.gold_max_error_rate=0.1"))
+    assert again == {"round_1/gold", "round_2/gold", "round_3/gold"}
+
+
 def test_the_same_content_under_other_paths_changes_no_address(folder, tiny_model_dir, tmp_path):
     before = unroll(folder)
     moved = tmp_path / "moved"

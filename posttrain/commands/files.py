@@ -133,12 +133,14 @@ def winrate(args: Namespace) -> None:
     from posttrain.core.files import atomic_write
     from posttrain.evaluate.compare import compare, template_text
     from posttrain.evaluate.win_rate import win_rate
+    from reward.judges.asking import JOURNAL
 
     rows_a, rows_b = read_rows(args.a), read_rows(args.b)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
     verdicts = compare(rows_a, rows_b, args.judge, args.judge_template, args.seed, out)
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
+    (out / JOURNAL).unlink(missing_ok=True)
     judge = {"judge": args.judge, "template": template_text(args.judge, args.judge_template)}
     result = {**win_rate(verdicts), "judge": judge}
     atomic_write(out / "win_rate.json", json.dumps(result, indent=1) + "\n")

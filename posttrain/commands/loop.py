@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
         print(f"another command is running {recipe.name} in {root}; waiting for it to end", file=sys.stderr, flush=True)
     with file_lock(run_dir / LOCK):
         fetch_models(recipe)
-        planned = plan_stages(recipe, root)
+        planned, _ = plan_recipe(recipe, root)  # where drift stops the run, it says so below, on its record
         store = ArtifactStore(root)
         watcher = LiveWatcher(planned, store, run_dir)
         executor = Executor(store, run_dir, recipe, watcher)
@@ -66,12 +66,21 @@ def write_report(found: Run) -> Path:
 
 def plan_stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     """Return every stage of a recipe as hit or run; a gate that has not decided yet is taken to promote."""
+    return plan_recipe(recipe, root)[0]
+
+
+def plan_recipe(recipe: Recipe, root: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a recipe's stages, and why a run would stop after them: a policy of an earlier run may have drifted."""
+    from posttrain.comparisons import DriftError
     from posttrain.rounds import run_recipe
     from posttrain.runner import Planner
 
     planner = Planner(ArtifactStore(root), recipe.template_date)
-    run_recipe(recipe, planner)
-    return planner.stages
+    try:
+        run_recipe(recipe, planner)
+    except DriftError as error:
+        return planner.stages, str(error)
+    return planner.stages, None
 
 
 def plan(args: Namespace) -> None:
@@ -80,9 +89,10 @@ def plan(args: Namespace) -> None:
     from posttrain.preflight import load_checked_recipe
 
     recipe = load_checked_recipe(args.recipe, args.overrides)
-    rows = estimate(plan_stages(recipe, Path(args.root)))
+    stages, stop = plan_recipe(recipe, Path(args.root))
+    rows = estimate(stages)
     if args.json:
-        print(json.dumps({"recipe": recipe.name, "stages": rows}, indent=1))
+        print(json.dumps({"recipe": recipe.name, "stages": rows} | ({"stop": stop} if stop else {}), indent=1))
         return
     label_width = max(len(row["label"]) for row in rows)
     address_width = max(len(f"{row['stage']}/{row['address']}") for row in rows)
@@ -92,6 +102,8 @@ def plan(args: Namespace) -> None:
         print(f"{row['status']:<4} {row['label']:<{label_width}} {address:<{address_width}} {counts}")
     hits = sum(row["status"] == "hit" for row in rows)
     print(f"{len(rows)} stages: {hits} hit, {len(rows) - hits} to run. Counts of stages to run are upper bounds.")
+    if stop:
+        print(f"The run stops there: {stop}")
 
 
 def _count(number: int | None) -> str:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Probability, Section, how
+from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Section, how
 from posttrain.config.models import FolderModel, HubModel, TeacherModel
 from posttrain.config.prompts import PromptSource
+from posttrain.config.verifier import VerifierSection
+from reward.judges.asking import NUM_RETRIES
 
 
-class VerifierAnnotator(Section):
+class VerifierAnnotator(VerifierSection):
     """A verifier labels: its score decides the order."""
 
-    kind: Literal["verifier"] = "verifier"
-    function: str = Field(json_schema_extra={"how": True})
-    """FILE.py:FUNCTION or package.module:function, `verify(prompt, completion, row)`; or a built-in one: exact, number,
-    regex, json_schema, math, code."""
-    options: dict[str, Any] = {}
-    """Further keyword arguments of the function, for example `tolerance: 0.01` of `number`."""
-    timeout_s: PositiveFloat = how(10.0)
-    """Seconds for one row; a row that takes longer is an error, never a zero."""
-    memory_mb: PositiveInt = how(4096)
-    """Address space of the verifier's process, in MiB."""
-    max_error_rate: Probability = how(0.1)
-    """Share of rows that may be errors before the stage stops; what was scored until then is kept."""
     edit_function: str | None = how(None)
     """`correct(prompt) -> str | None`, named as above: writes the edited answer where no sample is good."""
     edit_below: float = 1.0
@@ -42,6 +32,9 @@ class JudgeAnnotator(Section):
     """Text file of the judge prompt; the built-in one when absent. Its text is part of the address."""
     max_completion_tokens: PositiveInt = 512
     """Longest verdict, in tokens."""
+    num_retries: NaturalInt = NUM_RETRIES
+    """How often an endpoint is asked again where its reply cannot be read; weights here, which decode greedily, would
+    say the same, and are asked once."""
 
 
 class RewardModelAnnotator(Section):

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Probability, Section, how
 from posttrain.config.models import EndpointModel, FolderModel, HubModel
 from posttrain.config.prompts import PromptSource
+from posttrain.config.verifier import VerifierSection
+from reward.judges.asking import NUM_RETRIES
+from reward.judges.scale import HIGHEST, LOWEST
 
 
-class VerifierJudge(Section):
+class VerifierJudge(VerifierSection):
     """A verifier's score decides; equal scores tie."""
-
-    kind: Literal["verifier"] = "verifier"
-    function: str = Field(json_schema_extra={"how": True})
-    """As in annotate. Its identity is its name and the content of its file, not where that lies."""
-    options: dict[str, Any] = {}
-    """Further keyword arguments of the function, for example `tolerance: 0.01` of `number`."""
-    timeout_s: PositiveFloat = how(10.0)
-    """Seconds for one row; a row that takes longer is an error, never a zero."""
-    memory_mb: PositiveInt = how(4096)
-    """Address space of the verifier's process, in MiB."""
-    max_error_rate: Probability = how(0.1)
-    """Share of rows that may be errors before the stage stops; what was scored until then is kept."""
 
 
 class RewardModelJudge(Section):
@@ -45,6 +36,9 @@ class LLMJudge(Section):
     """Text file of the judge prompt; the built-in one when absent. Its text is part of the address."""
     max_completion_tokens: PositiveInt = 512
     """Longest verdict, in tokens."""
+    num_retries: NaturalInt = NUM_RETRIES
+    """How often an endpoint is asked again where its reply cannot be read; weights here, which decode greedily, would
+    say the same, and are asked once."""
 
 
 class RubricJudge(Section):
@@ -55,12 +49,14 @@ class RubricJudge(Section):
     """The judge."""
     template: str | None = how(None)
     """Text file of the judge prompt; the built-in one when absent. Its text is part of the address."""
-    lowest: int = 1
+    lowest: int = LOWEST
     """Lowest rating."""
-    highest: int = 5
+    highest: int = HIGHEST
     """Highest rating."""
     max_completion_tokens: PositiveInt = 512
     """Longest reply, in tokens."""
+    num_retries: NaturalInt = NUM_RETRIES
+    """How often an endpoint is asked again where its reply cannot be read; weights here are asked once."""
 
     @model_validator(mode="after")
     def _a_scale(self) -> RubricJudge:
@@ -136,6 +132,9 @@ class EvaluateConfig(Section):
     gold_prompts: NaturalInt = 400
     """Prompts of each round whose samples a verifier that judges also scores: the best-of-K curve of the report, where
     a reward model's pick stands beside the best there is; 0 scores none."""
+    gold_max_error_rate: Probability = 0.5
+    """Share of those samples that the verifier may fail on before it stops, with the reason in the metrics: prompts
+    that a model wrote may have nothing to verify. The run goes on. Ours."""
     drift: DriftConfig | None = DriftConfig()
     """Alarms on what a win rate does not show; absent measures nothing."""
 

@@ -10,10 +10,11 @@ from typing import Any
 from posttrain.core.errors import DataError
 from posttrain.evaluate.labels import labels_of_models, read_labels
 from posttrain.evaluate.pairing import mean_length, pair_rows, pair_scores
+from reward.judges.asking import JOURNAL
 
 Row = dict[str, Any]
 Compare = Callable[[list[Row], list[Row], str], list[Row]]
-Read = Callable[[list[Row], list[Row], str, Path | None, int], list[Row]]
+Read = Callable[[list[Row], list[Row], str, Path | None, int, Path | None], list[Row]]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ def compare(
             ``labels:FILE``.
         template: text file of the question that ``llm`` and ``rubric`` ask; the built-in one when None.
         seed: of their calls.
-        out: folder where a verifier keeps each score as it comes, to go on from there when it was stopped.
+        out: folder where a verifier keeps each score as it comes, ``llm`` and ``rubric`` each reply, to go on from
+            there when they were stopped. Replies stay in it (``reward.judges.asking.JOURNAL``): remove them when the
+            verdicts are written.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -48,14 +51,12 @@ def compare(
         DataError: the judge is none of these, or takes no template; or the rows cannot be paired.
         PosttrainError: as the judge raises.
     """
-    decide, target = parse_judge(judge_spec, template, seed)
+    decide, target = parse_judge(judge_spec, template, seed, out)
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b)
     warn_missing("A", pairing.missing_in_a)
     warn_missing("B", pairing.missing_in_b)
-    if decide is by_verifier:
-        return by_verifier(rows_a, rows_b, target, out)
     return decide(rows_a, rows_b, target)
 
 
@@ -66,18 +67,22 @@ def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
         log.warning("%d prompts are not in %s and are left out: %s", len(prompt_ids), where, shown)
 
 
-def parse_judge(judge_spec: str, template: str | Path | None = None, seed: int = 0) -> tuple[Compare, str]:
+def parse_judge(
+    judge_spec: str, template: str | Path | None = None, seed: int = 0, out: Path | None = None
+) -> tuple[Compare, str]:
     """Split a judge into the function that compares by it, and its target."""
     kind, _, target = judge_spec.partition(":")
     if kind not in {**JUDGES, **READERS} or not target:
         raise DataError(f"judge is {judge_spec!r}; expected {EXPECTED}")
     if kind in READERS:
         path = None if template is None else Path(template)
-        return lambda rows_a, rows_b, target: READERS[kind](rows_a, rows_b, target, path, seed), target
+        return lambda rows_a, rows_b, target: READERS[kind](rows_a, rows_b, target, path, seed, out), target
     if template is not None:
         raise DataError(
             f"judge {judge_spec!r} reads no template; give --judge-template {template} to llm: or rubric: only"
         )
+    if kind == "verifier":
+        return lambda rows_a, rows_b, target: by_verifier(rows_a, rows_b, target, out), target
     return JUDGES[kind], target
 
 
@@ -113,20 +118,28 @@ def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str, out: Path |
     return compare_by_verifier(rows_a, rows_b, function, out)
 
 
-def by_llm(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int) -> list[Row]:
+def by_llm(
+    rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int, out: Path | None
+) -> list[Row]:
     """Let a language model read both answers, in both orders."""
-    from posttrain.evaluate.llm_judge import compare_by_llm, deferred
+    from posttrain.evaluate.llm_judge import compare_by_llm, deferred, retries_of
     from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 
-    return compare_by_llm(rows_a, rows_b, PairwiseJudge(deferred(target, seed), template or TEMPLATE))
+    generate = deferred(target, seed, None if out is None else out / JOURNAL)
+    judge = PairwiseJudge(generate, template or TEMPLATE, num_retries=retries_of(target))
+    return compare_by_llm(rows_a, rows_b, judge)
 
 
-def by_rubric(rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int) -> list[Row]:
+def by_rubric(
+    rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int, out: Path | None
+) -> list[Row]:
     """Let a language model rate each answer alone."""
-    from posttrain.evaluate.llm_judge import compare_by_rubric, deferred
+    from posttrain.evaluate.llm_judge import compare_by_rubric, deferred, retries_of
     from reward.judges.rubric import TEMPLATE, RubricJudge
 
-    return compare_by_rubric(rows_a, rows_b, RubricJudge(deferred(target, seed), template or TEMPLATE))
+    generate = deferred(target, seed, None if out is None else out / JOURNAL)
+    judge = RubricJudge(generate, template or TEMPLATE, num_retries=retries_of(target))
+    return compare_by_rubric(rows_a, rows_b, judge)
 
 
 def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
 
@@ -13,18 +13,16 @@ import openai
 from posttrain.config import EndpointModel, Execution, LLMJudge
 from posttrain.core.errors import DataError
 from posttrain.core.model_files import check_model_dir, resolve
-from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
+from posttrain.engines import open_engine, open_tokenizer, params_of
 from posttrain.evaluate import pairing
+from posttrain.evaluate.judge_replies import open_replies
 from posttrain.evaluate.pairing import pair_scores
-from reward.judges.asking import Generate, Messages
+from reward.judges.asking import NUM_RETRIES, Generate, Messages
 from reward.judges.pairwise import PairwiseJudge, pair_rows
 from reward.judges.rubric import RubricJudge
-from synth.prompts.self_instruct import GenerateText
 
 Row = dict[str, Any]
 
-# Behind a reply that was cut: what stands on its last line may not be all that the judge had to say.
-CUT = "\n[cut at the token limit]"
 # One verdict should come out the same when it is asked for again.
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 
@@ -56,45 +54,43 @@ def compare_by_rubric(rows_a: Iterable[Row], rows_b: Iterable[Row], judge: Rubri
     return verdicts
 
 
-def open_generate(target: str, seed: int = 0) -> Generate:
+def retries_of(target: str) -> int:
+    """Say how often a judge is asked again: a folder's weights decode greedily, and would say the same."""
+    return NUM_RETRIES if is_server(target) else 0
+
+
+def is_server(target: str) -> bool:
+    """Tell whether a judge is a server rather than a folder."""
+    return target.startswith(("http://", "https://"))
+
+
+def open_generate(target: str, seed: int = 0, journal: Path | None = None) -> Generate:
     """Open the judge ``DIR`` (a Hugging Face folder) or ``http://host/v1`` (a server; ``#MODEL`` names one of several).
 
     Returns:
-        A function from conversations to replies, as ``replies`` gives them.
+        A function from conversations to replies, as ``open_replies`` gives them.
 
     Raises:
         ModelError: the folder cannot be used.
         DataError: the server does not answer, or offers several models and none is named.
     """
-    is_server = target.startswith(("http://", "https://"))
-    endpoint = open_endpoint(target) if is_server else None
-    folder = None if is_server else resolve(target)
+    endpoint = open_endpoint(target) if is_server(target) else None
+    folder = None if endpoint is not None else resolve(target)
     if folder is not None:
         check_model_dir(folder)
     tokenizer = open_tokenizer(folder)
     max_tokens = LLMJudge.model_fields["max_completion_tokens"].default
     params = params_of({**GREEDY, "max_completion_tokens": max_tokens}, tokenizer, folder)
-    return replies(text_generator(open_engine(folder, endpoint, Execution()), tokenizer, params), seed)
+    return open_replies(open_engine(folder, endpoint, Execution()), tokenizer, params, seed, journal=journal)
 
 
-def replies(reply: GenerateText, seed: int = 0) -> Generate:
-    """Make a judge's replies of a generator's texts; one that was cut at the token limit says so, and is unreadable."""
-    calls = count(seed)
-
-    def generate(conversations: list[Messages]) -> list[str]:
-        given = reply(conversations, next(calls))
-        return [text if finish_reason == "stop" else text + CUT for text, finish_reason in given]
-
-    return generate
-
-
-def deferred(target: str, seed: int = 0) -> Generate:
+def deferred(target: str, seed: int = 0, journal: Path | None = None) -> Generate:
     """Open a judge at the first question: a template that cannot be used should show before weights are loaded."""
     opened: list[Generate] = []
 
     def generate(conversations: list[Messages]) -> list[str]:
         if not opened:
-            opened.append(open_generate(target, seed))
+            opened.append(open_generate(target, seed, journal))
         return opened[0](conversations)
 
     return generate

@@ -29,7 +29,7 @@ def compare_by_verifier(rows_a: list[Row], rows_b: list[Row], verifier: str, out
     scored: list[list[Row]] = []
     journals = [None if out is None else out / f"verifier_{side}.journal.jsonl" for side in ("a", "b")]
     for rows, journal in zip((rows_a, rows_b), journals, strict=True):
-        scored.append(run_verifier(function, rows, **vars(settings), journal=journal))
+        scored.append(run_verifier(function, rows, settings, journal))
     for side, rows, journal in zip(("a", "b"), scored, journals, strict=True):
         if out is not None and journal is not None:
             write_jsonl(out / f"scored_{side}.jsonl", rows)

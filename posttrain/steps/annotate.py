@@ -14,7 +14,9 @@ from posttrain.engines import device_of, use_threads
 from posttrain.functions import load_function
 from posttrain.stages import StageCall
 from posttrain.steps.judging import judge_rows
-from posttrain.steps.verifying import JOURNAL, verify_rows
+from posttrain.steps.verifying import JOURNAL as SCORES
+from posttrain.steps.verifying import verify_rows
+from reward.judges.asking import JOURNAL as REPLIES
 from reward.preferences import STRENGTHS, Labels, check_strength_names, label, rankings_to_pairs
 from reward.score import score_rows
 
@@ -113,7 +115,8 @@ def _write(call: StageCall, labels: Labels, round: int) -> dict[str, Any]:
     write_jsonl(call.out / "rankings.jsonl", [{**row, "round": round} for row in labels.rankings])
     write_jsonl(call.out / "preferences.jsonl", [{**row, "round": round} for row in labels.preferences])
     write_jsonl(call.out / "dropped.jsonl", labels.dropped)
-    (call.out / JOURNAL).unlink(missing_ok=True)
     if not labels.preferences:
         raise DataError(f"no preference came out of {len(labels.dropped)} rows: {labels.summary}")
+    for journal in (SCORES, REPLIES):
+        (call.out / journal).unlink(missing_ok=True)
     return labels.summary

@@ -1,4 +1,7 @@
-"""Language models as judges: of samples in a round's annotation, and of two models on held-out prompts."""
+"""Language models as judges: of samples in a round's annotation, and of two models on held-out prompts.
+
+Replies are kept as they come: a stage that is stopped goes on, and asks no question that was answered.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import Any
 
 from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge, RubricJudge
 from posttrain.core.files import read_rows, write_jsonl
-from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
-from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm, replies
+from posttrain.engines import open_engine, open_tokenizer, params_of
+from posttrain.evaluate.judge_replies import open_replies
+from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import finish_win_rate
-from reward.judges.asking import Generate
+from reward.judges.asking import JOURNAL, Generate
 from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 from reward.judges.rubric import TEMPLATE as RUBRIC_TEMPLATE
 from reward.judges.rubric import RubricJudge as AnswerJudge
@@ -25,7 +29,7 @@ def judge_rows(call: StageCall, annotator: JudgeAnnotator, rows: list[Row], seed
     judge = open_pairwise(call, call.inputs.get("model"), annotator, annotator.template, seed)
     scored, verdicts = round_robin_scores(rows, judge)
     write_jsonl(call.out / "verdicts.jsonl", verdicts)
-    return scored
+    return scored  # the caller removes the journal once these are written
 
 
 def win_rate_of_judge(
@@ -34,20 +38,27 @@ def win_rate_of_judge(
     """Compare two models by a language model that reads both answers, in both orders."""
     a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
     opened = open_pairwise(call, call.inputs.get("judge"), judge, judge.template, seed)
-    return finish_win_rate(call, compare_by_llm(a, b, opened), names)
+    result = finish_win_rate(call, compare_by_llm(a, b, opened), names)
+    (call.out / JOURNAL).unlink(missing_ok=True)
+    return result
 
 
 def open_pairwise(
     call: StageCall, model_dir: Path | None, judge: JudgeAnnotator | LLMJudge, template: str | None, seed: int
 ) -> PairwiseJudge:
     """Open a judge that compares two answers."""
-    return PairwiseJudge(_generate(call, model_dir, judge, seed), template or TEMPLATE)
+    return PairwiseJudge(_generate(call, model_dir, judge, seed), template or TEMPLATE, _retries(judge))
 
 
 def open_rubric(call: StageCall, model_dir: Path | None, judge: RubricJudge, seed: int) -> AnswerJudge:
     """Open a judge that rates one answer at a time."""
     generate = _generate(call, model_dir, judge, seed)
-    return AnswerJudge(generate, judge.template or RUBRIC_TEMPLATE, judge.lowest, judge.highest)
+    return AnswerJudge(generate, judge.template or RUBRIC_TEMPLATE, judge.lowest, judge.highest, _retries(judge))
+
+
+def _retries(judge: JudgeAnnotator | LLMJudge | RubricJudge) -> int:
+    """Return how often a judge is asked again; weights on this machine decode greedily, and would say the same."""
+    return judge.num_retries if isinstance(judge.model, EndpointModel) else 0
 
 
 def _generate(
@@ -56,5 +67,5 @@ def _generate(
     endpoint = judge.model if isinstance(judge.model, EndpointModel) else None
     tokenizer = open_tokenizer(model_dir)
     params = params_of({**GREEDY, "max_completion_tokens": judge.max_completion_tokens}, tokenizer, model_dir)
-    reply = text_generator(open_engine(model_dir, endpoint, call.execution), tokenizer, params, call.template_date)
-    return replies(reply, seed)
+    engine = open_engine(model_dir, endpoint, call.execution)
+    return open_replies(engine, tokenizer, params, seed, call.template_date, call.out / JOURNAL)

@@ -27,7 +27,9 @@ from posttrain.evaluate.matrix import (
 )
 from posttrain.stages import StageCall
 from posttrain.steps.judging import open_pairwise, open_rubric
-from posttrain.steps.verifying import JOURNAL, verify_rows
+from posttrain.steps.verifying import JOURNAL as SCORES
+from posttrain.steps.verifying import verify_rows
+from reward.judges.asking import JOURNAL as REPLIES
 
 Row = dict[str, Any]
 
@@ -40,7 +42,8 @@ def rate_answers(call: StageCall, judge: VerifierJudge | RubricJudge, content: s
     else:
         scored = open_rubric(call, call.inputs.get("judge"), judge, seed).rate(rows)
     write_jsonl(call.out / "scored.jsonl", scored)
-    (call.out / JOURNAL).unlink(missing_ok=True)
+    for journal in (SCORES, REPLIES):
+        (call.out / journal).unlink(missing_ok=True)
     scores = [row["score"] for row in scored if row.get("score") is not None]
     return {
         "num_rows": len(scored),
@@ -69,7 +72,7 @@ def matrix_of_judge(
     seed: int,
     num_bootstrap: int,
 ) -> dict[str, Any]:
-    """Let a language model compare every pair that it has not compared yet, in both orders; resumes pair by pair."""
+    """Let a language model compare every pair that it has not compared yet, in both orders; resumes reply by reply."""
     completions = _completions(call, names)
     opened = None
 
@@ -84,6 +87,7 @@ def matrix_of_judge(
         verdicts[pair] = rows
         if pair not in known:
             write_jsonl(_pair_file(call.out, pair), [{"a": pair[0], "b": pair[1], **row} for row in rows])
+            (call.out / REPLIES).unlink(missing_ok=True)
         call.progress(len(verdicts), len(pairs_of(names)))
     for path in call.out.glob("pair-*.jsonl"):  # verdicts.jsonl holds them all
         path.unlink()

@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from posttrain.config import VerifierJudge
 from posttrain.core.files import read_jsonl, write_jsonl
 from posttrain.stages import StageCall
+from posttrain.steps.verifying import JOURNAL, verify_rows
 from reward.errors import TooManyErrors
-from reward.verifiers.runner import run_verifier
 
 KEY = ("prompt_id", "sample_index", "model")
 
 
-def gold(call: StageCall, judge: VerifierJudge, content: str, num_prompts: int) -> dict[str, Any]:
-    """Judge the samples of the first prompts with the verifier; nothing in the loop reads the result.
+def gold(
+    call: StageCall, judge: VerifierJudge, content: str, num_prompts: int, max_error_rate: float
+) -> dict[str, Any]:
+    """Judge the samples of the first prompts with the verifier; nothing in the loop reads the result. Resumes.
 
     Prompts that a model wrote may be none that the verifier can judge (it may want a reference answer). That stops no
     run: the metrics say why, and the report leaves its gold curves out.
 
     Args:
         num_prompts: how many prompts; bounds what a slow verifier costs.
+        max_error_rate: share of the samples that it may fail on; with more, the rest is left out.
     """
     rows = list(_first_prompts(call.inputs["scored"] / "scored.jsonl", num_prompts))
     failure = None
     try:
-        judged = run_verifier(
-            judge.function,
-            rows,
-            timeout_s=judge.timeout_s,
-            max_error_rate=max(0.5, judge.max_error_rate),
-            memory_mb=judge.memory_mb,
-            options=judge.options,
-            workers=call.execution.workers,
-        )
+        judged = verify_rows(call, judge, rows, max_error_rate)
     except TooManyErrors as error:
         judged, failure = error.rows, str(error)
     kept = [{**{key: row.get(key) for key in KEY}, "gold": row["score"]} for row in judged]
     write_jsonl(call.out / "gold.jsonl", kept)
+    (call.out / JOURNAL).unlink(missing_ok=True)
     scores = [row["gold"] for row in kept if row["gold"] is not None]
     return {
         "num_rows": len(rows),
@@ -49,7 +45,7 @@ def gold(call: StageCall, judge: VerifierJudge, content: str, num_prompts: int) 
     }
 
 
-def _first_prompts(path: Path, num_prompts: int) -> Iterator[Mapping[str, Any]]:
+def _first_prompts(path: Path, num_prompts: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of the first prompts of a file; a prompt's samples need not stand together."""
     taken: set[str] = set()
     for _, row in read_jsonl(path):

@@ -13,21 +13,21 @@ Row = dict[str, Any]
 JOURNAL = "verifier.journal.jsonl"
 
 
-def verify_rows(call: StageCall, verifier: VerifierJudge | VerifierAnnotator, rows: list[Row]) -> list[Row]:
+def verify_rows(
+    call: StageCall,
+    verifier: VerifierJudge | VerifierAnnotator,
+    rows: list[Row],
+    max_error_rate: float | None = None,
+) -> list[Row]:
     """Score rows with a verifier; a stage that is stopped in between goes on from the rows that it has scored.
 
     The caller removes `JOURNAL` from its folder once the scores are written elsewhere.
 
+    Args:
+        max_error_rate: share of rows that may fail, where it is not the verifier's own.
+
     Raises:
-        TooManyErrors: more rows failed than the verifier's `max_error_rate` allows.
+        TooManyErrors: more rows failed than that.
     """
-    return run_verifier(
-        verifier.function,
-        rows,
-        timeout_s=verifier.timeout_s,
-        max_error_rate=verifier.max_error_rate,
-        memory_mb=verifier.memory_mb,
-        options=verifier.options,
-        workers=call.execution.workers,
-        journal=call.out / JOURNAL,
-    )
+    settings = verifier.settings(call.execution.workers, max_error_rate)
+    return run_verifier(verifier.function, rows, settings, call.out / JOURNAL)

@@ -11,6 +11,12 @@ Messages = list[dict[str, Any]]
 Generate = Callable[[list[Messages]], list[str]]
 """Conversations in, one reply for each out, in order."""
 
+JOURNAL = "replies.journal.jsonl"
+"""File of a judge's folder that keeps its replies until its verdicts are written."""
+
+NUM_RETRIES = 1
+"""How often a reply that cannot be read is asked for again."""
+
 Reading = TypeVar("Reading")
 
 

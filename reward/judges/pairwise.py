@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.core.formats import normalize_prompt
 from reward.ids import Row, completion_text, with_ids
-from reward.judges.asking import Generate, ask
+from reward.judges.asking import NUM_RETRIES, Generate, ask
 from reward.judges.parse import Verdict, parse_verdict
 from reward.judges.quoting import fill, quote, quote_prompt, read_template
 
@@ -33,7 +33,7 @@ class PairwiseJudge:
         RewardError: the template cannot be used.
     """
 
-    def __init__(self, generate: Generate, template: str | Path = TEMPLATE, num_retries: int = 1) -> None:
+    def __init__(self, generate: Generate, template: str | Path = TEMPLATE, num_retries: int = NUM_RETRIES) -> None:
         self.generate = generate
         self.template = read_template(template, PLACES)
         self.num_retries = num_retries

@@ -9,9 +9,10 @@ from typing import Any
 
 from posttrain.core.formats import normalize_prompt
 from reward.ids import Row, completion_text
-from reward.judges.asking import Generate, ask
+from reward.judges.asking import NUM_RETRIES, Generate, ask
 from reward.judges.parse import parse_rating
 from reward.judges.quoting import fill, quote, quote_prompt, read_template
+from reward.judges.scale import HIGHEST, LOWEST
 
 TEMPLATE = Path(__file__).parent / "templates" / "rubric.txt"
 PLACES = ("prompt", "completion")
@@ -32,7 +33,12 @@ class RubricJudge:
     """
 
     def __init__(
-        self, generate: Generate, template: str | Path = TEMPLATE, low: int = 1, high: int = 5, num_retries: int = 1
+        self,
+        generate: Generate,
+        template: str | Path = TEMPLATE,
+        low: int = LOWEST,
+        high: int = HIGHEST,
+        num_retries: int = NUM_RETRIES,
     ) -> None:
         self.generate = generate
         self.template = read_template(template, PLACES)

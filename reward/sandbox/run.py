@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from reward.errors import RewardError
 from reward.sandbox.launch import Limits, Method, SandboxError, run_sandboxed
@@ -15,8 +15,7 @@ Kind = Literal["passed", "syntax", "test_failed", "timeout", "memory", "forbidde
 _ATTEMPTS = 3
 """A sandbox that failed is made anew: what fails twice more is no accident."""
 
-_KINDS: dict[int, Kind] = {101: "memory", 102: "forbidden", 103: "syntax"}
-assert set(_KINDS) == set(EXIT_CODES.values())
+_KINDS = {code: cast(Kind, name) for name, code in EXIT_CODES.items()}
 
 
 class BrokenTests(RewardError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import threading
@@ -26,6 +27,8 @@ _SUSPICIOUS = 20
 _BLOCK = 64
 """Rows that a worker takes at once; fewer where there are few."""
 
+_DEFAULTS = VerifierSettings()
+
 Outcomes = Generator[Outcome, None, None]
 
 log = logging.getLogger(__name__)
@@ -34,11 +37,7 @@ log = logging.getLogger(__name__)
 def run_verifier(
     spec: str,
     rows: Iterable[Mapping[str, Any]],
-    timeout_s: float = 10.0,
-    max_error_rate: float = 0.1,
-    memory_mb: int = 4096,
-    options: Mapping[str, Any] | None = None,
-    workers: int = 1,
+    settings: VerifierSettings = _DEFAULTS,
     journal: Path | None = None,
 ) -> list[Row]:
     """Score rows with `verify(prompt, completion, row)` in child processes.
@@ -49,11 +48,7 @@ def run_verifier(
     Args:
         spec: `FILE.py:FUNCTION`, `package.module:function`, or a name in `BUILT_INS`.
         rows: COMPLETION rows; the whole row is passed on, so a `reference` column can be read.
-        timeout_s: seconds for one row.
-        max_error_rate: share of rows that may fail.
-        memory_mb: address space of each child, in MiB.
-        options: further keyword arguments for the function.
-        workers: child processes at once.
+        settings: options of the function, limits of time, memory and errors, and how many children run at once.
         journal: file that keeps each outcome as it comes; a later call with the same question goes on from there, and
             tries rows again that were errors. It is left there.
 
@@ -66,7 +61,6 @@ def run_verifier(
         TooManyErrors: more rows failed than `max_error_rate` allows; its `rows` holds what was scored until then.
     """
     copies = [dict(row) for row in rows]
-    settings = VerifierSettings(options or {}, timeout_s, memory_mb, max_error_rate, workers)
     results: list[Row] = []
     num_errors = 0
     with Record(journal, _asked(spec, settings.options)) as record:
@@ -76,8 +70,9 @@ def run_verifier(
                 results.append(_with_outcome(copies[len(results)], outcome))
                 num_errors += "error" in outcome
                 hopeless = num_errors == len(results) == _HOPELESS < len(copies)
-                if hopeless or num_errors > max_error_rate * len(copies):
-                    raise TooManyErrors(_too_many(spec, results, num_errors, len(copies), max_error_rate), results)
+                if hopeless or num_errors > settings.max_error_rate * len(copies):
+                    told = _too_many(spec, results, num_errors, len(copies), settings.max_error_rate)
+                    raise TooManyErrors(told, results)
         finally:
             outcomes.close()
     _warn_if_all_equal(spec, results)
@@ -86,9 +81,22 @@ def run_verifier(
 
 def _asked(spec: str, options: Mapping[str, Any]) -> str:
     """Return what is asked of a verifier: its name, its file's content and its options."""
-    file = Path(spec.rpartition(":")[0])
-    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" and file.is_file() else ""
+    file = _file_of(BUILT_INS.get(spec, spec).rpartition(":")[0])
+    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     return json.dumps([spec, content, dict(options)], sort_keys=True)
+
+
+def _file_of(place: str) -> Path:
+    """Return the file of `FILE.py` or of `package.module`, which is found without being imported (its package is)."""
+    if place.endswith(".py"):
+        return Path(place)
+    try:
+        found = importlib.util.find_spec(place)
+    except Exception:  # whatever the user's package raises when it is imported, the child says it
+        found = None
+    if found is not None and found.origin is not None:
+        return Path(found.origin)
+    return Path(*place.split(".")).with_suffix(".py")  # where the user stands, which only the child has on its path
 
 
 def _recorded(spec: str, rows: list[Row], settings: VerifierSettings, record: Record) -> Outcomes:

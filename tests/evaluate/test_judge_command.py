@@ -26,7 +26,11 @@ class Judge(BaseHTTPRequestHandler):
 
     def do_POST(self):
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.rule(question)}}
+        reply = self.rule(question)
+        if reply is None:
+            self.send_error(400, "gone")
+            return
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
         self.reply({"id": "x", "object": "chat.completion", "choices": [choice], "usage": {"completion_tokens": 3}})
 
     def do_GET(self):
@@ -106,6 +110,29 @@ def test_a_rubric_rates_each_alone_and_equal_ratings_tie(tmp_path, server, capsy
         ["No."],
         1,
     )
+
+
+@pytest.mark.parametrize("kind", ["llm", "rubric"])
+def test_a_judge_that_goes_is_asked_no_question_twice(tmp_path, server, capsys, monkeypatch, kind):
+    asked, num_questions = [], 12  # both orders of six pairs, or each of twelve answers
+
+    def until_it_goes(question):
+        asked.append(question)
+        return longer(question) if len(asked) <= 5 else None
+
+    texts = ["red", "red green", "red", "dog", "cat", "bird cat"]
+    command = [*files(tmp_path, texts, ["one two", "one", *texts[2:]]), "--judge", f"{kind}:{server}", "--json"]
+    monkeypatch.setattr(Judge, "rule", staticmethod(until_it_goes))
+    assert main(command) == 1 and "refused" in capsys.readouterr().err
+    replied, before = sorted(asked[:5]), len(asked)
+    monkeypatch.setattr(Judge, "rule", staticmethod(lambda question: asked.append(question) or longer(question)))
+    assert main(command) == 0
+    assert len(asked) - before == num_questions - 5
+    again = json.loads(capsys.readouterr().out)
+    assert not list((tmp_path / "out").glob("*.journal.jsonl"))
+    assert main(command) == 0  # no reply is kept behind the verdicts: all is asked anew
+    assert json.loads(capsys.readouterr().out) == again
+    assert sorted(replied + asked[before:-num_questions]) == sorted(asked[-num_questions:])
 
 
 def test_a_template_of_ones_own_is_asked_and_recorded(tmp_path, server, capsys):

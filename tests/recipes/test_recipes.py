@@ -124,6 +124,9 @@ def test_the_70b_recipe_has_the_published_numbers(tmp_path: Path):
     assert (recipe.train.dpo.beta, recipe.train.dpo.nll_weight) == (0.1, 0.2)
     assert recipe.reward_model.learning_rate == 5e-6  # Llama 2, 70B
     assert [(student.name, student.teacher) for student in recipe.students] == [("student_8b", "policy")]
+    for name in ("llama31_70b", "llama31_405b_students"):  # 280 GB of float32 stand on no single device
+        drift = load(name, tmp_path).evaluate.drift
+        assert (drift.max_kl_from_base, drift.max_refusal_share) == (None, 0.1)
 
 
 def test_the_students_of_the_405b_learn_from_the_endpoint(tmp_path: Path):

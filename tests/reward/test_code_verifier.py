@@ -11,6 +11,7 @@ from reward.sandbox.launch import Limits, SandboxError
 from reward.sandbox.run import BrokenTests, run_cases, run_tests
 from reward.verifiers import code
 from reward.verifiers.runner import run_verifier
+from reward.verifiers.settings import VerifierSettings
 
 try:
     METHOD = probe.choose_method()
@@ -24,6 +25,10 @@ def outcome(source, *tests, entry_point=None, **limits):
 
 def kind(source, *tests, **options):
     return outcome(source, *tests, **options).kind
+
+
+def verified(spec, rows, journal=None, **settings):
+    return run_verifier(spec, rows, VerifierSettings(**settings), journal)
 
 
 def row(text, **columns):
@@ -232,13 +237,13 @@ def test_scores_reasons_and_errors_through_the_runner():
     tests = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
     answers = ["```python\ndef add(a, b): return a + b\n```", "def add(a, b): return a * b", "no code at all", "x = 1"]
     rows = [row(text, tests=tests) for text in answers] + [row("x = 1", tests="1 +"), row("x = 1")]
-    results = run_verifier("code", rows, max_error_rate=1.0)
+    results = verified("code", rows, max_error_rate=1.0)
     assert [result["score"] for result in results] == [1.0, 0.0, 0.0, 0.0, None, None]
     assert results[0]["reason"] == "2 of 2 tests passed"
     assert results[1]["reason"].startswith("test_failed: 1 of 2 tests passed; assert add(1, 2) == 3")
     assert results[2]["reason"].startswith("syntax: 0 of 2")
     assert "BrokenTests" in results[4]["error"] and "KeyError" in results[5]["error"]
-    partial = run_verifier("code", rows[:2], options={"partial": True})
+    partial = verified("code", rows[:2], options={"partial": True})
     assert [result["score"] for result in partial] == [1.0, 0.5]
 
 
@@ -266,19 +271,21 @@ def test_without_isolation_every_row_is_an_error_and_the_flag_is_recorded(monkey
     spec = f"{tmp_path}/no_isolation.py:verify"
     rows = [row("def f(): return 1", tests="assert f() == 1")]
     with pytest.raises(TooManyErrors, match="not contained|Not contained"):
-        run_verifier(spec, rows)
-    (result,) = run_verifier(spec, rows, options={"uncontained": True})
+        verified(spec, rows)
+    (result,) = verified(spec, rows, options={"uncontained": True})
     assert (result["score"], result["reason"]) == (1.0, "1 of 1 tests passed (uncontained)")
 
 
-def test_a_hundred_programs_with_two_workers():
+def test_many_programs_with_two_workers():
+    """More at once than workers, again and again: nothing of one sandbox is left for the next."""
+
     def one(number):
         return kind(f"def f(x): return x + {number}", f"assert f(1) == {number + 1}")
 
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(one, range(100))) == ["passed"] * 100
-    assert time.monotonic() - began < 30  # under 5 s on two quiet cores
+        assert list(pool.map(one, range(30))) == ["passed"] * 30
+    assert time.monotonic() - began < 10  # under 2 s on two quiet cores
 
 
 def test_the_methods_of_this_machine_are_known():

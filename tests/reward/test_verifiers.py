@@ -12,6 +12,10 @@ from reward.verifiers.runner import run_verifier
 from reward.verifiers.settings import VerifierSettings, parse_verifier
 
 
+def verified(spec, rows, journal=None, **settings):
+    return run_verifier(spec, rows, VerifierSettings(**settings), journal)
+
+
 def row(text, **columns):
     return {
         "prompt": [{"role": "user", "content": "q"}],
@@ -27,7 +31,7 @@ def write(tmp_path, code):
 
 
 def score_of(spec, text, options=None, **columns):
-    (result,) = run_verifier(spec, [row(text, **columns)], max_error_rate=1.0, options=options)
+    (result,) = verified(spec, [row(text, **columns)], max_error_rate=1.0, options=options or {})
     return result["error"] if result["score"] is None else result["score"]
 
 
@@ -38,7 +42,7 @@ def test_a_function_of_a_file_scores_each_row_from_prompt_text_and_row(tmp_path)
     spec = write(tmp_path, "def verify(prompt, completion, row):\n"
                            "    return len(prompt[0]['content']) + len(completion) + row['bonus']\n")  # fmt: skip
     rows = [row("abc", bonus=0.5, prompt_id="a"), row("", bonus=10, prompt_id="b")]
-    results = run_verifier(spec, rows)
+    results = verified(spec, rows)
     assert [r["score"] for r in results] == [4.5, 11.0]
     assert [{k: v for k, v in r.items() if k != "score"} for r in results] == rows
     assert "score" not in rows[0]
@@ -64,7 +68,7 @@ def verify(prompt, completion, row):
 """,
     )
     kinds = ["ok", "raise", "exit", "die", "segfault", "hang", "none", "nan", "text", "memory", "ok"]
-    results = run_verifier(spec, [row(kind) for kind in kinds], timeout_s=1.0, max_error_rate=1.0)
+    results = verified(spec, [row(kind) for kind in kinds], timeout_s=1.0, max_error_rate=1.0)
     assert [r["score"] for r in results] == [1.0, *[None] * 9, 1.0]
     errors = [r.get("error", "") for r in results]
     for error, word in zip(errors[1:-1], ["KeyError: 'nothing here'", "SystemExit", "exit code 3", "SIGSEGV", "timeout",
@@ -84,7 +88,8 @@ def verify(prompt, completion, row):
 """,
     )
     began = time.monotonic()
-    results = run_verifier(spec, [row("power"), row("regex"), row("x" * 1_000_000), row("ab")], 1.0, max_error_rate=1.0)
+    texts = ["power", "regex", "x" * 1_000_000, "ab"]
+    results = verified(spec, [row(text) for text in texts], timeout_s=1.0, max_error_rate=1.0)
     assert [r["score"] for r in results] == [None, None, 1e6, 2.0]
     assert all("timeout" in r["error"] or "MemoryError" in r["error"] for r in results[:2])
     assert time.monotonic() - began < 30
@@ -101,7 +106,7 @@ def verify(prompt, completion, row):
     time.sleep(60)
 """,
     )
-    run_verifier(spec, [row("x")], timeout_s=1.5, max_error_rate=1.0)
+    verified(spec, [row("x")], timeout_s=1.5, max_error_rate=1.0)
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and _runs(pid):
@@ -122,7 +127,7 @@ def test_a_verifier_works_from_a_thread(tmp_path):
                            "    if completion == 'hang': time.sleep(60)\n    return 1\n")  # fmt: skip
     results = []
     thread = threading.Thread(
-        target=lambda: results.extend(run_verifier(spec, [row("hang"), row("ok")], 1.0, max_error_rate=1.0))
+        target=lambda: results.extend(verified(spec, [row("hang"), row("ok")], timeout_s=1.0, max_error_rate=1.0))
     )
     thread.start()
     thread.join(timeout=60)
@@ -132,28 +137,28 @@ def test_a_verifier_works_from_a_thread(tmp_path):
 def test_too_many_errors_stop_the_run_and_keep_what_was_scored(tmp_path):
     spec = write(tmp_path, "def verify(prompt, completion, row):\n    return 1 / int(completion)\n")
     rows = [row(text) for text in ["1", "2", "0", "4", "0", "0", "1", "1", "1", "1"]]
-    assert [r["score"] for r in run_verifier(spec, rows, max_error_rate=0.3)].count(None) == 3
+    assert [r["score"] for r in verified(spec, rows, max_error_rate=0.3)].count(None) == 3
     with pytest.raises(TooManyErrors, match="ZeroDivisionError") as caught:
-        run_verifier(spec, rows, max_error_rate=0.2)
+        verified(spec, rows, max_error_rate=0.2)
     assert [r["score"] for r in caught.value.rows] == [1.0, 0.5, None, 0.25, None, None]
 
 
 def test_a_verifier_that_never_succeeds_is_given_up_early(tmp_path):
     spec = write(tmp_path, "def verify(prompt, completion, row):\n    raise ValueError('broken')\n")
     with pytest.raises(TooManyErrors, match="20 of the first 20") as caught:
-        run_verifier(spec, [row("x")] * 5000, max_error_rate=0.9)
+        verified(spec, [row("x")] * 5000, max_error_rate=0.9)
     assert len(caught.value.rows) == 20
 
 
 def test_a_stale_score_is_replaced(tmp_path):
     spec = write(tmp_path, "def verify(prompt, completion, row):\n    return 1 / int(completion)\n")
-    results = run_verifier(spec, [row("0", score=7.0), row("2", score=7.0, error="old")], max_error_rate=1.0)
+    results = verified(spec, [row("0", score=7.0), row("2", score=7.0, error="old")], max_error_rate=1.0)
     assert [r["score"] for r in results] == [None, 0.5] and "error" not in results[1]
 
 
 def test_a_reason_beside_the_score_is_kept(tmp_path):
     spec = write(tmp_path, "def verify(prompt, completion, row):\n    return 0.0, 'too short'\n")
-    (result,) = run_verifier(spec, [row("x")])
+    (result,) = verified(spec, [row("x")])
     assert (result["score"], result["reason"]) == (0.0, "too short")
 
 
@@ -164,12 +169,12 @@ def test_a_reason_beside_the_score_is_kept(tmp_path):
 )  # fmt: skip
 def test_a_verifier_that_is_not_there_is_named(spec, word):
     with pytest.raises(RewardError, match=word):
-        run_verifier(spec, [row("x")])
+        verified(spec, [row("x")])
 
 
 def test_a_file_that_does_not_import_says_why(tmp_path):
     with pytest.raises(RewardError, match="NameError.*undefined_thing"):
-        run_verifier(write(tmp_path, "undefined_thing\n"), [row("x")])
+        verified(write(tmp_path, "undefined_thing\n"), [row("x")])
 
 
 def test_a_verifier_may_import_its_neighbours(tmp_path):
@@ -177,24 +182,24 @@ def test_a_verifier_may_import_its_neighbours(tmp_path):
     spec = write(
         tmp_path, "from neighbour_of_mine import VALUE\ndef verify(prompt, completion, row):\n    return VALUE\n"
     )
-    assert run_verifier(spec, [row("x")])[0]["score"] == 3.0
+    assert verified(spec, [row("x")])[0]["score"] == 3.0
 
 
 def test_a_relative_file_is_looked_up_where_the_user_stands(tmp_path, monkeypatch):
     write(tmp_path, "def verify(prompt, completion, row):\n    return 1\n")
     monkeypatch.chdir(tmp_path)
-    assert run_verifier("mine.py:verify", [row("x")])[0]["score"] == 1.0
-    assert run_verifier("mine:verify", [row("x")])[0]["score"] == 1.0
+    assert verified("mine.py:verify", [row("x")])[0]["score"] == 1.0
+    assert verified("mine:verify", [row("x")])[0]["score"] == 1.0
 
 
 def test_no_rows_start_no_process():
-    assert run_verifier("/nowhere/mine.py:verify", []) == []
+    assert verified("/nowhere/mine.py:verify", []) == []
 
 
 def test_many_cheap_rows_are_cheap(tmp_path):
     spec = write(tmp_path, "def verify(prompt, completion, row):\n    return len(completion)\n")
     began = time.monotonic()
-    results = run_verifier(spec, [row("x" * (i % 50)) for i in range(5000)])
+    results = verified(spec, [row("x" * (i % 50)) for i in range(5000)])
     assert [r["score"] for r in results] == [float(i % 50) for i in range(5000)]
     assert time.monotonic() - began < 15  # about half a second on a quiet machine
 
@@ -214,8 +219,8 @@ def verify(prompt, completion, row):
     time.sleep(300)
 """,
     )
-    script = ("from reward.verifiers.runner import run_verifier\n"
-              f"run_verifier({spec!r}, [{row('x')!r}], timeout_s=200)")  # fmt: skip
+    script = ("from reward.verifiers.runner import VerifierSettings, run_verifier\n"
+              f"run_verifier({spec!r}, [{row('x')!r}], VerifierSettings(timeout_s=200))")  # fmt: skip
     parent = subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ))
     deadline = time.monotonic() + 60
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
@@ -265,7 +270,7 @@ def pressing(tmp_path):
 
 def test_whatever_a_verifier_does_is_an_error_of_its_row_alone(tmp_path):
     texts = [text for name in PRESSURE for text in (name, "x" * 3)] + ["y" * 1_000_000]
-    results = run_verifier(
+    results = verified(
         pressing(tmp_path), [row(text) for text in texts], timeout_s=0.7, max_error_rate=1.0, memory_mb=1024, workers=2
     )
     assert [r["score"] for r in results] == [None, 3.0] * len(PRESSURE) + [1e6]
@@ -283,14 +288,14 @@ def test_one_that_prints_and_reads_is_left_alone(tmp_path):
         "import sys\nprint('at import')\ndef verify(prompt, completion, row):\n"
         "    print('x' * 3_000_000); sys.stderr.write('y' * 3_000_000)\n    return len(sys.stdin.read())\n",
     )
-    assert [r["score"] for r in run_verifier(spec, [row("a"), row("b")])] == [0.0, 0.0]
+    assert [r["score"] for r in verified(spec, [row("a"), row("b")])] == [0.0, 0.0]
 
 
 def test_one_that_forks_answers_once(tmp_path):
     spec = write(
         tmp_path, "import os\ndef verify(prompt, completion, row):\n    os.fork()\n    return len(completion)\n"
     )
-    results = run_verifier(spec, [row("a" * n) for n in range(1, 9)])
+    results = verified(spec, [row("a" * n) for n in range(1, 9)])
     assert [r["score"] for r in results] == [float(n) for n in range(1, 9)]
 
 
@@ -310,7 +315,7 @@ def verify(prompt, completion, row):
     return 1
 """,
     )
-    assert run_verifier(spec, [row("x")])[0]["score"] == 1.0
+    assert verified(spec, [row("x")])[0]["score"] == 1.0
     assert not _runs(int((tmp_path / "pid").read_text()))
 
 
@@ -319,11 +324,11 @@ def test_workers_give_the_same_in_the_same_order(tmp_path):
         tmp_path, "import os\ndef verify(prompt, completion, row):\n    return len(completion), str(os.getpid())\n"
     )
     rows = [row("x" * n) for n in range(50)]
-    results = run_verifier(spec, rows, workers=2)
+    results = verified(spec, rows, workers=2)
     assert [r["score"] for r in results] == [float(n) for n in range(50)]
     assert len({r["reason"] for r in results}) == 2
     with pytest.raises(TooManyErrors):
-        run_verifier(write(tmp_path, "def verify(prompt, completion, row): 1 / 0\n"), rows, workers=2)
+        verified(write(tmp_path, "def verify(prompt, completion, row): 1 / 0\n"), rows, workers=2)
 
 
 def test_what_was_scored_is_kept_and_a_rerun_goes_on(tmp_path):
@@ -337,27 +342,46 @@ def test_what_was_scored_is_kept_and_a_rerun_goes_on(tmp_path):
     rows = [row(text) for text in "0123456789"]
     journal = tmp_path / "journal.jsonl"
     with pytest.raises(TooManyErrors) as caught:
-        run_verifier(spec, rows, journal=journal)
+        verified(spec, rows, journal=journal)
     assert [r["score"] for r in caught.value.rows] == [0.0, 1.0, 2.0, None, None]
     asked.unlink()
     key.touch()
-    assert [r["score"] for r in run_verifier(spec, rows, journal=journal)] == [float(n) for n in range(10)]
+    assert [r["score"] for r in verified(spec, rows, journal=journal)] == [float(n) for n in range(10)]
     assert asked.read_text().split() == list("3456789")
     asked.unlink()
-    run_verifier(spec, rows[::-1], journal=journal)
+    verified(spec, rows[::-1], journal=journal)
     assert not asked.exists()
-    run_verifier(spec, rows[:1], journal=journal, options={}, max_error_rate=1.0)
+    verified(spec, rows[:1], journal=journal, options={}, max_error_rate=1.0)
     assert not asked.exists()
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "\n# another verifier\n")
-    run_verifier(spec, rows[:1], journal=journal)
+    verified(spec, rows[:1], journal=journal)
     assert asked.read_text().split() == ["0"]
+
+
+def test_a_module_is_known_by_its_content_as_a_file_is(tmp_path, monkeypatch):
+    """Neither module is imported here: the second would end this process."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def verify(prompt, completion, row): return 1\n")
+    journal = tmp_path / "journal.jsonl"
+    assert verified("mine:verify", [row("x")], journal)[0]["score"] == 1.0
+    harmful = "import sys\nif 'pytest' in sys.modules: sys.exit(3)\n"
+    (tmp_path / "mine.py").write_text(f"{harmful}def verify(prompt, completion, row): return 2\n")
+    assert verified("mine:verify", [row("x")], journal)[0]["score"] == 2.0
+    installed = tmp_path / "installed" / "package"
+    installed.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(installed.parent))
+    monkeypatch.setenv("PYTHONPATH", str(installed.parent), prepend=":")
+    for score in (3, 4):
+        (installed / "__init__.py").write_text("")
+        (installed / "judging.py").write_text(f"{harmful}def verify(prompt, completion, row): return {score}\n")
+        assert verified("package.judging:verify", [row("x")], journal)[0]["score"] == float(score)
 
 
 def test_equal_scores_throughout_are_warned_about(caplog, tmp_path):
     spec = write(tmp_path, "def verify(prompt, completion, row):\n    return float(completion == 'b')\n")
-    run_verifier(spec, [row("a")] * 19 + [row("b")])
+    verified(spec, [row("a")] * 19 + [row("b")])
     assert not caplog.records
-    run_verifier(spec, [row("a")] * 20)
+    verified(spec, [row("a")] * 20)
     assert "all of 20 rows the score 0" in caplog.text
 
 
@@ -412,7 +436,7 @@ def test_json_that_satisfies_a_schema():
     pytest.importorskip("jsonschema")
     schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
     rows = [row(text, schema=schema) for text in ['{"a": 1}', '```json\n{"a": 2}\n```', '{"a": "1"}', "{a: 1}"]]
-    results = run_verifier("json_schema", rows)
+    results = verified("json_schema", rows)
     assert [r["score"] for r in results] == [1.0, 1.0, 0.0, 0.0]
     assert "$.a" in results[2]["reason"] and "not JSON" in results[3]["reason"]
 
@@ -423,7 +447,7 @@ def test_json_is_strict_and_nothing_is_fetched():
     assert score_of("json_schema", "1", schema={"type": "integer"}) == 1.0
     assert "Unresolvable" in score_of("json_schema", "1", schema={"$ref": "http://127.0.0.1:9/schema.json"})
     slow = {"type": "string", "pattern": "^(a+)+$"}
-    (result,) = run_verifier("json_schema", [row(f'"{"a" * 60}b"', schema=slow)], timeout_s=1.0, max_error_rate=1.0)
+    (result,) = verified("json_schema", [row(f'"{"a" * 60}b"', schema=slow)], timeout_s=1.0, max_error_rate=1.0)
     assert "timeout" in result["error"]
 
 
@@ -434,10 +458,10 @@ def test_mathematical_equality():
              ("no idea", "$5$", 0.0), ("$2\\sqrt{2}$", "$\\sqrt{8}$", 1.0), ("\\boxed{1} or \\boxed{2}", "2", 0.0),
              ("1,000", "1000", 1.0), ("10%", "0.1", 1.0), ("0.333", "$1/3$", 0.0), ("4", "{1,2,3}", None)]  # fmt: skip
     rows = [row(text, reference=reference) for text, reference, _ in cases]
-    results = run_verifier("math", rows, timeout_s=60)
+    results = verified("math", rows, timeout_s=60)
     assert [r["score"] for r in results] == [score for _, _, score in cases]
-    (rounded,) = run_verifier("math", [row("0.333", reference="$1/3$")], timeout_s=60, options={"float_rounding": 3})
+    (rounded,) = verified("math", [row("0.333", reference="$1/3$")], timeout_s=60, options={"float_rounding": 3})
     assert rounded["score"] == 1.0
     power = row("$5^{5^{5^5}}$", reference="$2$")
-    results = run_verifier("math", [rows[2], power, rows[2]], timeout_s=4, max_error_rate=1.0)
+    results = verified("math", [rows[2], power, rows[2]], timeout_s=4, max_error_rate=1.0)
     assert [r["score"] for r in results] == [0.0, None, 0.0] and "error" in results[1]

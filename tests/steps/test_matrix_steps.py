@@ -11,13 +11,27 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from posttrain.config import DriftConfig, EndpointModel, Execution, LabelsJudge, LLMJudge, RubricJudge, VerifierJudge
+from posttrain.config import (
+    DriftConfig,
+    EndpointModel,
+    Execution,
+    FolderModel,
+    JudgeAnnotator,
+    LabelsJudge,
+    LLMJudge,
+    RubricJudge,
+    VerifierJudge,
+)
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.stages import StageCall
 from posttrain.steps.drift import drift
+from posttrain.steps.judging import judge_rows, open_pairwise, win_rate_of_judge
 from posttrain.steps.matrix import agree, matrix_of_judge, matrix_of_labels, matrix_of_scores, rate_answers
+from posttrain.steps.oracle import gold
+from posttrain.steps.verifying import verify_rows
+from reward.errors import TooManyErrors
 from synth.engines.base import EngineError
 
 NAMES = ["base", "round_1", "students/one"]
@@ -66,7 +80,7 @@ class Judge:
     @property
     def model(self) -> EndpointModel:
         url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        return EndpointModel(base_url=url, model="judge", revision="1", dialect="openai")
+        return EndpointModel(base_url=url, model="judge", revision="1", dialect="openai", concurrency=4)
 
 
 @pytest.fixture
@@ -123,7 +137,7 @@ def test_a_language_model_compares_every_pair_in_both_orders(judge, completions,
     assert len(verdicts) == 12 and verdicts[0]["replies"] == ["Verdict: A", "Verdict: B"]  # the whole replies are kept
 
 
-def test_a_matrix_that_was_interrupted_goes_on_pair_by_pair(judge, completions, tmp_path):
+def test_a_matrix_that_was_interrupted_asks_only_what_has_no_reply(judge, completions, tmp_path):
     asked = {"content": None, "names": NAMES, "num_prompts": None, **SETTINGS}
     work = call(tmp_path / "out", completions=completions, known=[])
     judge.dies_after = 12  # in the middle of the second pair
@@ -132,8 +146,8 @@ def test_a_matrix_that_was_interrupted_goes_on_pair_by_pair(judge, completions, 
     assert len(list(work.out.glob("pair-*.jsonl"))) == 1
     judge.dies_after, before = None, judge.num_asked
     assert rates(matrix_of_judge(work, LLMJudge(model=judge.model), "llm", **asked)) == LONGER_WINS
-    assert judge.num_asked - before == 2 * 4 * 2
-    assert not list(work.out.glob("pair-*.jsonl"))
+    assert judge.num_asked - before == 3 * 4 * 2 - 12
+    assert not list(work.out.glob("pair-*.jsonl")) and not list(work.out.glob("*.journal.jsonl"))
 
 
 def test_pairs_of_the_rounds_are_taken_over_and_the_others_judged_on_some_prompts(judge, completions, tmp_path):
@@ -158,6 +172,76 @@ def test_a_rubric_judge_rates_each_answer_once(judge, completions, tmp_path):
     result = matrix_of_scores(work, "rubric", NAMES, **SETTINGS)
     assert rates(result) == LONGER_WINS
     assert result["mean_scores"] == {"base": 1.0, "round_1": 3.0, "students/one": 2.0}
+
+
+def test_a_rubric_judge_that_was_interrupted_asks_only_what_has_no_reply(judge, completions, tmp_path):
+    """Five of twelve replies are there when the server goes; ratings above 2 are unreadable."""
+    template = tmp_path / "rubric.txt"
+    template.write_text("# ours\n{prompt}\nBEGIN\n{completion}\nEND\n")
+    rubric = RubricJudge(model=judge.model, template=str(template), highest=2, num_retries=2)
+    work = call(tmp_path / "rated", completions=completions)
+    judge.dies_after = 5
+    with pytest.raises(EngineError, match="7 prompts were refused"):
+        rate_answers(work, rubric, "content", seed=0)
+    assert judge.num_asked == 12
+    judge.dies_after = None
+    counts = rate_answers(work, rubric, "content", seed=0)
+    assert (counts["num_errors"], counts["mean_score"]) == (4, (4 * 1 + 4 * 2) / 8)
+    assert judge.num_asked == 12 + 7 + 4 * 2  # the rest, and two retries of the four that cannot be rated
+    assert not list(work.out.glob("*.journal.jsonl"))
+
+
+def test_a_win_rate_and_labels_by_a_judge_go_on_too(judge, completions, tmp_path):
+    compared = call(tmp_path / "compared", a=completions[0], b=completions[1])
+    annotator = JudgeAnnotator(model=judge.model)
+    rows = [row | {"sample_index": place} for place, path in enumerate(completions) for row in answers_of(path)]
+
+    def win_rate():
+        return win_rate_of_judge(compared, LLMJudge(model=judge.model), None, ["base", "round_1"], seed=0)
+
+    def label():
+        return judge_rows(call(tmp_path / "labelled"), annotator, rows, seed=0)
+
+    for stage, num_questions in ((win_rate, 4 * 2), (label, 4 * 3 * 2)):
+        judge.num_asked, judge.dies_after = 0, 3
+        with pytest.raises(EngineError):
+            stage()
+        judge.num_asked, judge.dies_after = 0, None
+        stage()
+        assert judge.num_asked == num_questions - 3
+
+
+def test_weights_here_are_asked_once_and_an_endpoint_as_often_as_the_recipe_says(judge, tiny_model_dir, tmp_path):
+    """Greedy decoding says the same again."""
+    local = LLMJudge(model=FolderModel(path=str(tiny_model_dir)), num_retries=3)
+    opened = open_pairwise(call(tmp_path / "here"), tiny_model_dir, local, None, seed=0)
+    served = open_pairwise(call(tmp_path / "there"), None, LLMJudge(model=judge.model, num_retries=3), None, seed=0)
+    assert (opened.num_retries, served.num_retries) == (0, 3)
+
+
+def answers_of(folder: Path) -> list[dict]:
+    return read_rows(folder / "completions.jsonl")
+
+
+def test_gold_scores_go_on_and_say_why_they_stop(completions, tmp_path):
+    """Twelve answers, of which the four of three words fail: a third. What has a score is not asked again."""
+    asked = tmp_path / "asked"
+    (tmp_path / "mine.py").write_text(
+        f"def verify(prompt, completion, row):\n    open({str(asked)!r}, 'a').write('x')\n"
+        "    if completion == 'one two three': raise ValueError('none')\n    return len(completion)\n"
+    )
+    verifier = VerifierJudge(function=f"{tmp_path}/mine.py:verify", max_error_rate=0.0)
+    rows = [row for folder in completions for row in answers_of(folder)]
+    write_jsonl(tmp_path / "scored" / "scored.jsonl", rows)
+    work = call(tmp_path / "gold", scored=tmp_path / "scored")
+    with pytest.raises(TooManyErrors):
+        verify_rows(work, verifier, rows, 0.0)  # what a gold stage that was stopped leaves: four scores, one error
+    asked.unlink()
+    counts = gold(work, verifier, "content", num_prompts=400, max_error_rate=0.4)
+    assert (counts["num_errors"], counts["failure"]) == (4, None)
+    assert len(asked.read_text()) == 8 and not list(work.out.glob("*.journal.jsonl"))
+    stopped = gold(call(tmp_path / "other", scored=tmp_path / "scored"), verifier, "content", 400, max_error_rate=0.3)
+    assert "at most 30%" in stopped["failure"]
 
 
 def test_a_verifier_rates_all_answers_in_one_stage(completions, tmp_path):
