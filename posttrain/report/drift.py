@@ -13,7 +13,7 @@ Run = Mapping[str, Any]
 MEASURES = {
     "kl_from_base": "KL from the base (nats per token)",
     "mean_length_ratio": "mean length, as a ratio to the base's",
-    "distinct_share": "share of distinct answers",
+    "distinct_share": "share of distinct word pairs",
     "refusal_share": "share of refusals",
     "language_shift": "shift of the language mix",
     "truncated_share": "share of answers cut at the limit",
@@ -21,7 +21,7 @@ MEASURES = {
 HEADINGS = {
     "kl_from_base": "KL from the base",
     "mean_length_ratio": "length over the base's",
-    "distinct_share": "distinct answers",
+    "distinct_share": "distinct word pairs",
     "refusal_share": "refusals",
     "language_shift": "language shift",
     "truncated_share": "answers cut off",

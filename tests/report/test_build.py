@@ -97,6 +97,7 @@ def test_numbers_and_reasons_are_there(page):
     assert "2 of 3 rounds promoted, 1 held. Best: round 2, win rate over the base 0.770 [0.715, 0.825]." in page
     assert "Held: win rate 0.470 over the best so far" in page
     assert "near duplicate" in page
+    assert "share of distinct word pairs" in page and "distinct answers" not in page  # distinct-2, not answers
     assert "train.dpo.beta" in page
     assert "transformers" in page and "5.23.0" in page
 
