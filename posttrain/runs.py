@@ -125,6 +125,13 @@ def harness_rows(folder: Path) -> list[dict[str, Any]]:
         raise StorageError(f"{path} cannot be read ({error}); remove it and evaluate again") from error
 
 
+def reference_of(found: Run, model: str) -> str | None:
+    """Return `stage/address` of the model that a report's name stands for in the run as it is now."""
+    names = found.record["names"]
+    labels = ("base/model",) if model == "base" else (f"{model}/policy", model)
+    return next((names[label]["reference"] for label in labels if label in names), None)
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read a run's `run.json`.
 

@@ -12,7 +12,7 @@ from typing import Any
 from posttrain.core.errors import DataError
 from posttrain.core.files import atomic_write, file_lock
 from posttrain.core.model_files import check_model_dir, resolve
-from posttrain.runs import HARNESS, Run, find_run, harness_rows
+from posttrain.runs import HARNESS, Run, find_run, harness_rows, reference_of
 
 Row = dict[str, Any]
 
@@ -29,8 +29,9 @@ def evaluate(args: Namespace) -> None:
     check_model_dir(model_dir)
     for folder in [] if args.out is None else [Path(args.out)]:
         folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the evaluation first
+    artifact = None if found is None else reference_of(found, name)
     with redirect_stdout(sys.stderr):  # the harness prints, and that is no part of the table
-        rows = run_harness(model_dir, name, _job(args))
+        rows = run_harness(model_dir, name, _job(args), artifact)
     if args.out is not None:
         _keep(Path(args.out) / HARNESS, rows)
     if found is not None:

@@ -43,7 +43,8 @@ def test_meanings_are_those_of_the_schema():
 def test_sections_by_name_have_meanings_too():
     """As `judges`, whose keys a recipe chooses."""
     judge = {"kind": "verifier", "function": "world.py:verify"}
-    section = EvaluateConfig.model_validate({"prompts": {"kind": "practice"}, "judge": judge, "judges": {"gold": judge}})
+    prompts = {"kind": "practice", "num_prompts": 4}
+    section = EvaluateConfig.model_validate({"prompts": prompts, "judge": judge, "judges": {"gold": judge}})
     found = dict(meanings(section, "evaluate."))
     assert found["evaluate.judges.gold.timeout_s"] == found["evaluate.judge.timeout_s"]
     assert found["evaluate.judges.gold.timeout_s"].startswith("Seconds for one row")
