@@ -90,7 +90,10 @@ def is_trained_against(recipe: Recipe, run: Runner, reward_model: Artifact | Non
 
 
 def rate_all(recipe: Recipe, run: Runner, compared: Sequence[Artifact]) -> Artifact:
-    """Rate every model of the run on one scale, the base at zero, from all comparisons."""
+    """Rate every model of the run on one scale, the base at zero, from the rounds' comparisons.
+
+    Only where the recipe wants no matrix, which has every pair and ratings of its own.
+    """
     return run.stage(
         "ratings",
         "ratings",

@@ -28,9 +28,7 @@ TEACHER = "teacher"
 
 
 def compare_all(recipe: Recipe, run: Runner, state: State) -> None:
-    """Make a matrix for each judge, the gate's first, and measure their agreement."""
-    if not recipe.evaluate.matrix:
-        return
+    """Make a matrix with ratings for each judge, the gate's first, and measure their agreement."""
     models = list(models_of_run(recipe, run, state))
     if len(models) < 2:  # no round was taken, and nothing was distilled
         return
@@ -43,7 +41,7 @@ def compare_all(recipe: Recipe, run: Runner, state: State) -> None:
             {"matrices": list(matrices.values())},
             names=list(matrices),
             seed=derive_seed(recipe.seed, "agreement"),
-            num_bootstrap=recipe.evaluate.matrix_bootstrap,
+            num_bootstrap=recipe.evaluate.num_bootstrap,
         )
 
 
@@ -81,7 +79,7 @@ def _matrix(
         "names": [model.name for model in models],
         "anchor": state.base.name,
         "seed": derive_seed(recipe.seed, "win_rate"),
-        "num_bootstrap": recipe.evaluate.matrix_bootstrap,
+        "num_bootstrap": recipe.evaluate.num_bootstrap,
     }
     if isinstance(judge, LabelsJudge):
         settings |= {"judge_name": name, "judge": judge, "content": sha256_file(judge.path)}

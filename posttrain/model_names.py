@@ -109,6 +109,12 @@ def find_answers(found: Run, typed: str) -> tuple[ModelName, Artifact]:
     return model, artifact
 
 
+def reference_of(found: Run, typed: str) -> str | None:
+    """Return `stage/address` of the model that a name stands for in the run as it is now."""
+    model = known_model(found, typed)
+    return None if model is None else _reference(found, model.weights)
+
+
 def _reference(found: Run, label: str) -> str | None:
     name = found.record["names"].get(label)
     return None if name is None else name["reference"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from posttrain.evaluate.gate import caution
 from posttrain.report.evaluation import agreement_of, drift_of, judges_of
 from posttrain.runs import Run
 
@@ -16,8 +17,7 @@ def notes(found: Run) -> list[str]:
 def _cautions(found: Run) -> Iterator[str]:
     for judge in judges_of(found):
         if judge["trained_against"]:
-            whose = "the gate's judge" if judge["main"] else f"the judge {judge['name']}"
-            yield f"CAUTION: {whose} is the reward model that the policy was trained against; its verdicts flatter it."
+            yield caution("the gate's judge" if judge["main"] else f"the judge {judge['name']}")
 
 
 def _held(found: Run) -> Iterator[str]:

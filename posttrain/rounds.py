@@ -40,8 +40,10 @@ def run_recipe(recipe: Recipe, run: Runner) -> State:
     run.alias("best", state.policy)
     for student in recipe.students:
         distill_student(recipe, run, state, student)
-    compare_all(recipe, run, state)
-    rate_all(recipe, run, state.compared)
+    if recipe.evaluate.matrix:
+        compare_all(recipe, run, state)
+    else:
+        rate_all(recipe, run, state.compared)
     return state
 
 

@@ -335,7 +335,7 @@ def test_why_follows_changed_inputs_and_tells_each_once(bench, capsys):
     order = [line.split(":")[0].strip() for line in lines if "in the latest command" in line]
     assert order == ["round_2/annotate/labels", "round_2/annotate/completions_1", "round_1/dpo"]
     assert lines[-1].strip() == "config.training.beta: 0.1 → 0.05"
-    bench.call("why", "ratings")
+    bench.call("why", "evaluation/verifier/matrix")
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     told = [line.split(" ")[0] for line in lines if line.endswith("in the latest command)")]
     assert len(told) == len(set(told))

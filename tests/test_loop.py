@@ -91,8 +91,10 @@ def test_report_json_has_the_shape_of_the_interface(finished: Run, capsys: pytes
         # The teacher and the newest policy, four samples each for every prompt.
         assert data["completions"] == 2 * 4 * data["kept"]
         assert 0 < data["sft_rows"] <= data["kept"] and 0 < data["pairs"] <= data["kept"]
-    assert {row["model"] for row in report["ratings"]} >= {"base", "round_1", "round_2", "students/small"}
-    assert next(row for row in report["ratings"] if row["model"] == "base")["rating"] == 0
+    models = {"base", "round_1/sft", "round_1", "round_2/sft", "round_2", "students/small", "teacher"}
+    assert {row["model"] for row in report["ratings"]} == models
+    assert report["ratings"][0] == {"model": "base", "rating": 0, "low": 0, "high": 0}
+    assert report["ratings"] == report["ratings_by_judge"]["verifier"]  # one rating of a model by one judge
     student = report["students"][0]
     assert student["name"] == "small" and student["win_rate_vs_own_base"]["num_pairs"] == 40
     assert student["win_rate_vs_teacher"]["num_pairs"] == 40

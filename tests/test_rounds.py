@@ -237,13 +237,15 @@ def rated(run: Recording) -> set[frozenset[str]]:
 
 
 def test_every_model_is_linked_to_the_base_by_comparisons_when_another_teacher_teaches(folder):
-    run = unroll(folder, "teacher={kind: practice, seed: 7}", "students.0.teacher=teacher", held=(3,))
+    changes = ["teacher={kind: practice, seed: 7}", "students.0.teacher=teacher", "evaluate.matrix=false"]
+    run = unroll(folder, *changes, held=(3,))
     assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["students/teacher/eval/scores"]
     assert {frozenset(("students/tiny", "teacher")), frozenset(("teacher", "round_2"))} <= rated(run)
 
 
 def test_a_model_has_one_name_in_the_ratings(folder):
-    run = unroll(folder, "students.0.teacher=teacher", "teacher={kind: practice}", "base={kind: practice}")
+    changes = ["students.0.teacher=teacher", "teacher={kind: practice}", "base={kind: practice}"]
+    run = unroll(folder, *changes, "evaluate.matrix=false")
     assert run.labels("students/tiny/eval/win_rate_vs_own_base", "b") == ["base/eval/scores"]
     assert run.labels("students/tiny/eval/win_rate_vs_teacher", "b") == ["base/eval/scores"]
     assert not any("own_base" in name or name == "students/teacher" for pair in rated(run) for name in pair)
@@ -302,7 +304,7 @@ def test_greedy_averages_add_the_best_first(folder):
 
 
 def test_ratings_see_every_comparison_once(folder):
-    run = unroll(folder, held=(1,))
+    run = unroll(folder, "evaluate.matrix=false", held=(1,))
     rates = run.inputs["ratings"]["win_rates"]
     assert len(rates) == len(set(rates))
     assert set(rates) == {artifact for label, artifact in run.made.items() if "/eval/win_rate_vs_" in label}
@@ -357,7 +359,8 @@ def test_a_language_model_that_judged_in_the_rounds_judges_the_other_pairs(folde
     model = f"{{kind: folder, path: {tiny_model_dir}}}"
     further = f"evaluate.judges.second={{kind: llm, model: {model}}}"
     run = unroll(folder, f"evaluate.judge={{kind: llm, model: {model}}}", further, "evaluate.matrix_prompts=5")
-    assert set(run.inputs["evaluation/llm/matrix"]["known"]) == set(run.inputs["ratings"]["win_rates"])
+    compared = {artifact for label, artifact in run.made.items() if "/eval/win_rate_vs_" in label}
+    assert set(run.inputs["evaluation/llm/matrix"]["known"]) == compared
     assert run.inputs["evaluation/second/matrix"]["known"] == []
     assert run.asked["evaluation/llm/matrix"]["config"]["num_prompts"] == 5
 
@@ -445,6 +448,15 @@ def test_without_a_matrix_the_rounds_are_as_they_were(folder):
     run = unroll(folder, "evaluate.matrix=false")
     assert not [label for label in run.asked if label.startswith("evaluation/") or "sft_checkpoint" in label]
     assert "ratings" in run.made
+    assert "ratings" not in unroll(folder).made  # the matrix rates every pair: one rating of a model, not two
+
+
+def test_one_number_of_resamples_serves_ratings_and_agreement(folder):
+    own = "evaluate.judges.own={kind: reward_model}"
+    asked = unroll(folder, own, "evaluate.num_bootstrap=77").asked
+    places = [label for label, row in asked.items() if "num_bootstrap" in row["config"]]
+    assert places == ["evaluation/verifier/matrix", "evaluation/own/matrix", "evaluation/agreement"]
+    assert all(asked[label]["config"]["num_bootstrap"] == 77 for label in places)
 
 
 @pytest.mark.parametrize(
@@ -476,7 +488,7 @@ def test_dpo_beta_reruns_dpo_and_what_comes_after(folder):
         "round_1/gate",
         "round_1/drift",
     }
-    assert {"round_2/annotate/completions_1", "round_2/sft", "students/tiny/sft", "ratings"} <= again
+    assert {"round_2/annotate/completions_1", "round_2/sft", "students/tiny/sft", "evaluation/verifier/matrix"} <= again
     assert not {"eval_prompts", "seed_prompts", "base/eval/completions", "round_2/annotate/prompts"} & again
 
 

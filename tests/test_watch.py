@@ -146,7 +146,7 @@ def test_watch_waits_for_a_run_that_has_not_begun_and_ends_with_it(bench, monkey
     lines = out.splitlines()
     assert lines[-1] == "small: finished"
     ran = [line.split()[1] for line in lines if line.startswith("ran ")]
-    assert ran[0] == "base/model" and ran[-1] == "ratings"
+    assert ran[0] == "base/model" and ran[-1] == "evaluation/verifier/matrix"
     assert len(ran) == len(set(ran)) == sum(row["status"] == "ran" for row in bench.record["stages"])
 
 

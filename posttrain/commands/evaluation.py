@@ -27,15 +27,15 @@ def evaluate(args: Namespace) -> None:
         raise DataError("evaluate needs --out DIR for its numbers, or --run RUN to put them beside a run's win rates")
     found = None if args.run is None else find_run(args.run, Path(args.root))
     if found is None:
-        name, model_dir = args.model, resolve(args.model)
+        name, model_dir, artifact = args.model, resolve(args.model), None
     else:
         model, weights = find_weights(found, args.model)
-        name, model_dir = model.name, weights.path
+        name, model_dir, artifact = model.name, weights.path, weights.reference
     check_model_dir(model_dir)
     for folder in [] if args.out is None else [Path(args.out)]:
         folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the evaluation first
     with redirect_stdout(sys.stderr):  # the harness prints, and that is no part of the table
-        rows = run_harness(model_dir, name, _job(args))
+        rows = run_harness(model_dir, name, _job(args), artifact)
     if args.out is not None:
         _keep(Path(args.out) / HARNESS, rows)
     if found is not None:

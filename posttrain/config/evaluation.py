@@ -121,11 +121,9 @@ class EvaluateConfig(Section):
     max_completion_tokens: PositiveInt = 1024
     """Longest answer, in tokens."""
     num_bootstrap: PositiveInt = 2000
-    """Resamples over prompts for the 95 % intervals of ratings."""
+    """Resamples over prompts for the 95 % intervals of ratings and of the judges' agreement."""
     matrix: bool = True
     """Compare every pair of models (SFT checkpoints too) by every judge when the rounds are done."""
-    matrix_bootstrap: PositiveInt = 1000
-    """Resamples over prompts for the 95 % intervals of each judge's ratings and of their agreement."""
     matrix_prompts: PositiveInt | None = None
     """Prompts per pair that a pairwise language model judges for the matrix, first by hash of id; all when absent.
     Pairs that the rounds have judged already are on all prompts whatever this says."""

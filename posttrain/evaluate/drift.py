@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config import DriftConfig
-from posttrain.evaluate.pairing import completion_text
+from posttrain.evaluate.pairing import completion_text, mean_length
 from synth.filters.refusal import refusal_verdict
 from synth.filters.script import main_script
 from synth.words import normalized_words
@@ -33,7 +33,8 @@ def drift_measures(policy: Sequence[Row], base: Sequence[Row], kl: float | None,
         Rows of `measure`, `value`, `threshold`, `alarm`, `reason` and `base`, the base's own value where it has one.
     """
     ours, theirs = ([completion_text(row) for row in rows] for rows in (policy, base))
-    length, distinct = mean_length(ours) / max(mean_length(theirs), 1.0), distinct_share(theirs)
+    lengths, distinct = [mean_length(list(rows)) or 0.0 for rows in (policy, base)], distinct_share(theirs)
+    length = lengths[0] / max(lengths[1], 1.0)
     floor = None if limits.min_distinct_share is None else limits.min_distinct_share * distinct
     rows = [
         _row("kl_from_base", kl, None, limits.max_kl_from_base, "nats per token from the base"),
@@ -94,8 +95,3 @@ def language_shift(texts: Sequence[str], others: Sequence[str]) -> float:
 def truncated_share(rows: Sequence[Mapping[str, Any]]) -> float:
     """Give the share of answers that ended at the token limit."""
     return sum(row.get("finish_reason") == "length" for row in rows) / len(rows)
-
-
-def mean_length(texts: Sequence[str]) -> float:
-    """Give the mean length in characters."""
-    return sum(map(len, texts)) / len(texts)

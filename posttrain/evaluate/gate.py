@@ -19,10 +19,12 @@ class Decision:
     reason: str
 
 
-CAUTION = (
-    "CAUTION: the judge is the reward model that the policy was trained against (gate.allow_judge_trained_against): "
-    "its win rates rise even where the answers get worse."
-)
+def caution(judges: str) -> str:
+    """Say what the word of a judge is worth that the policy was trained against (2210.10760)."""
+    return (
+        f"CAUTION: the policy was trained against {judges}. Such a judge's win rates rise even where the answers get "
+        "worse; trust them only beside another judge."
+    )
 
 
 def gate(
@@ -64,4 +66,4 @@ def gate(
     else:
         raise ValueError(f"rule is {rule!r}; expected lower_bound or not_worse")
     reason = f"{'Promoted' if promoted else 'Held'}: {measured}; {test}."
-    return Decision(promoted, f"{reason} {CAUTION}" if trained_against else reason)
+    return Decision(promoted, f"{reason} {caution('this judge')}" if trained_against else reason)

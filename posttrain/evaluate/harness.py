@@ -16,6 +16,9 @@ from posttrain.core.errors import DataError
 
 Row = dict[str, Any]
 
+SETTINGS = ("num_fewshot", "limit", "chat_template", "dtype", "seed")
+"""Columns of a row that decide its value besides the checkpoint and the task."""
+
 MISSING = "lm-evaluation-harness is not installed: pip install 'posttrain[harness]'"
 
 
@@ -56,7 +59,7 @@ def require_harness() -> None:
         raise DataError(MISSING)
 
 
-def run_harness(model_dir: Path, model: str, job: HarnessJob) -> list[Row]:
+def run_harness(model_dir: Path, model: str, job: HarnessJob, artifact: str | None = None) -> list[Row]:
     """Run the harness on a checkpoint, which is loaded as all stages load it.
 
     Nothing is fetched where `HF_HUB_OFFLINE` is set; a task whose data is not on this machine then fails.
@@ -64,11 +67,12 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob) -> list[Row]:
     Args:
         model_dir: a Hugging Face folder.
         model: the name that the rows carry.
+        artifact: `stage/address` of the model in a run: the name may stand for another checkpoint tomorrow.
 
     Returns:
-        Rows of `model`, `task`, `metric` (with the harness's filter after a comma, unless that is none), `value`,
-        `stderr` (None where the harness gives none), and beside them `num_documents`, `num_fewshot`, `limit`, the
-        `version` of the task and of the package (`harness`).
+        Rows of `model`, `artifact`, `task`, `metric` (with the harness's filter after a comma, unless that is none),
+        `value`, `stderr` (None where the harness gives none), and beside them `num_documents`, the settings that decide
+        the value (`SETTINGS`), the `version` of the task and of the package (`harness`).
 
     Raises:
         DataError: the harness is not installed, there is no such task, or its data cannot be loaded.
@@ -101,7 +105,7 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob) -> list[Row]:
         )
     except (OSError, ValueError) as error:  # missing data sets, and what a task says of itself
         raise DataError(f"the harness cannot run {', '.join(job.tasks)}: {type(error).__name__}: {error}") from error
-    return list(_rows(results, model, job, lm_eval.__version__))
+    return list(_rows(results, {"model": model, "artifact": artifact}, job, lm_eval.__version__))
 
 
 def _find_tasks(job: HarnessJob) -> Any:
@@ -129,7 +133,7 @@ def _find_tasks(job: HarnessJob) -> Any:
     return manager
 
 
-def _rows(results: Mapping[str, Any], model: str, job: HarnessJob, version: str) -> Iterator[Row]:
+def _rows(results: Mapping[str, Any], whose: Row, job: HarnessJob, version: str) -> Iterator[Row]:
     for task, numbers in results["results"].items():
         for key, value in numbers.items():
             metric, comma, filter_name = key.partition(",")
@@ -138,7 +142,7 @@ def _rows(results: Mapping[str, Any], model: str, job: HarnessJob, version: str)
             stderr = numbers.get(f"{metric}_stderr,{filter_name}")
             has_stderr = isinstance(stderr, int | float) and math.isfinite(stderr)
             yield {
-                "model": model,
+                **whose,
                 "task": task,
                 "metric": metric if filter_name == "none" else key,
                 "value": float(value),
@@ -146,15 +150,22 @@ def _rows(results: Mapping[str, Any], model: str, job: HarnessJob, version: str)
                 "num_documents": (results.get("n-samples", {}).get(task) or {}).get("effective"),
                 "num_fewshot": results.get("n-shot", {}).get(task),
                 "limit": job.limit,
+                "chat_template": job.chat_template,
+                "dtype": job.dtype,
+                "seed": job.seed,
                 "version": str(results.get("versions", {}).get(task)),
                 "harness": version,
             }
 
 
 def merge_rows(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """Return old rows with new ones in place of those on the same model and task."""
-    replaced = {(row["model"], row["task"]) for row in new}
-    return [row for row in old if (row["model"], row["task"]) not in replaced] + list(new)
+    """Return old rows with new ones in place of those on the same checkpoint and task with the same settings."""
+    replaced = {_question(row) for row in new}
+    return [row for row in old if _question(row) not in replaced] + list(new)
+
+
+def _question(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("model", "artifact", "task", *SETTINGS))
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
+from scipy.special import ndtri, stdtrit
 
 from posttrain.core.errors import DataError
 
@@ -33,9 +34,25 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     lean = float(np.mean(values - 0.5))
     spread = 0.25 - lean * lean  # m (1 - m)
     effective = values.size * spread / float(np.var(values - 0.5, ddof=1))
-    pull = float(student_t.ppf((1.0 + CONFIDENCE) / 2, values.size - 1)) ** 2 / effective
+    return _wilson(lean, effective, float(stdtrit(values.size - 1, (1.0 + CONFIDENCE) / 2)))
+
+
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """Give the 95 % interval of a share of ``count`` (Wilson 1927); ties may make it no whole number of them.
+
+    The libraries' functions (scipy's ``binomtest``, statsmodels' ``proportion_confint``) take whole successes, scipy's
+    refuses others.
+    """
+    low, high = _wilson(share - 0.5, count, float(ndtri((1.0 + CONFIDENCE) / 2)))
+    # Where all were right the upper end is 1, which rounding may miss.
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
+
+
+def _wilson(lean: float, count: float, quantile: float) -> tuple[float, float]:
+    """Give Wilson's interval of one half plus ``lean``, computed around one half so that it mirrors exactly."""
+    pull = quantile**2 / count
     middle = lean / (1.0 + pull)
-    reach = float(np.sqrt(pull * (spread + pull / 4.0))) / (1.0 + pull)
+    reach = math.sqrt(pull * (0.25 - lean * lean + pull / 4.0)) / (1.0 + pull)
     return 0.5 + (middle - reach), 0.5 + (middle + reach)
 
 
@@ -45,5 +62,5 @@ def unanimous_interval(value: float, num_values: int) -> tuple[float, float]:
     Wilson's upper bound for 0 successes of n limits the share of prompts that could have come out otherwise; that share
     is moved to 0 for the lower end and to 1 for the upper one. For values of 0 or 1 this is exactly Wilson's interval.
     """
-    share = float(binomtest(0, num_values).proportion_ci(CONFIDENCE, method="wilson").high)
+    share = wilson_interval(0.0, num_values)[1]
     return value - share * value, value + share * (1.0 - value)

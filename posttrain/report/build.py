@@ -59,7 +59,8 @@ def build_report(run: Mapping[str, Any]) -> str:
             ``ratings_by_judge`` {judge: [{model, rating, low, high}]};
             ``agreement`` [{judge_a, judge_b, num_pairs, agreement, kappa, ac1, low, high}];
             ``drift`` [{round, measure, value, threshold, alarm, reason}];
-            ``harness`` [{model, task, metric, value, stderr}];
+            ``harness`` [{model, task, metric, value, stderr, num_fewshot, limit, chat_template, dtype, seed}] and
+            ``harness_left_out``, the numbers of other checkpoints;
             ``funnel`` {round: {written, cleaned, sampled, kept, trained, dropped: {reason: rows},
             steps: [{step, unit, rows, dropped}]}};
             ``rewards`` {round: [{low, high, count, kept, rejected}]};

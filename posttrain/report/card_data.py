@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from posttrain.core.errors import DataError
 from posttrain.report.blocks import is_number, plain_text
+from posttrain.report.drift import harness_settings
 from posttrain.report.judged import both_ways, judges_of, model_order, resolved_recipe, shown_model
 
 Run = Mapping[str, Any]
@@ -56,6 +57,7 @@ def front_matter(run: Run, model: str) -> str:
             dataset_type=str(entry["task"]),
             dataset_name=str(entry["task"]),
             metric_type=str(entry["metric"]),
+            metric_name=f"{entry['metric']} ({asked})" if (asked := harness_settings(entry)) else None,
             metric_value=entry["value"],
         )
         for entry in run.get("harness") or []

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.core.files import read_rows
+from posttrain.model_names import reference_of
 from posttrain.report import round_data
 from posttrain.report.choices import best_of_k_curve, gold_curves
-from posttrain.report.evaluation import agreement_of, drift_of, judges_of, matrix_of, mean_scores_of, ratings_of
+from posttrain.report.evaluation import (
+    agreement_of,
+    drift_of,
+    judges_of,
+    main_ratings_of,
+    matrix_of,
+    mean_scores_of,
+    ratings_of,
+)
 from posttrain.report.recipe_text import recipe_sources, recipe_text
 from posttrain.report.rewards import histograms
 from posttrain.runs import Run, harness_rows
@@ -29,14 +37,18 @@ def collect(found: Run) -> dict[str, Any]:
     numbers = [number for number in range(1, found.num_rounds + 1) if _began(found, number)]
     artifacts = dict(found.artifacts())
     gold = {number: round_data.gold_scores(found, number) for number in numbers}
+    benchmarks = harness_rows(found.folder)
+    # A name stands for another checkpoint after a run with a changed recipe; numbers stay with the one they are of.
+    current = [row for row in benchmarks if row.get("artifact") == reference_of(found, row["model"])]
     return {
         "recipe": found.name,
         "run": str(found.folder),
         "state": found.state,
         "rounds": [_round(found, number) for number in numbers],
-        "ratings": list((found.metrics("ratings") or {}).get("ratings", [])),
+        "ratings": main_ratings_of(found),
         "students": [_student(found, student["name"]) for student in found.recipe["students"]],
-        "harness": harness_rows(found.folder),
+        "harness": current,
+        "harness_left_out": len(benchmarks) - len(current),
         "seconds": {label: artifact.manifest["seconds"] for label, artifact in artifacts.items() if artifact.manifest},
         "judges": judges_of(found),
         "matrix": list(matrix_of(found, artifacts)),
@@ -91,7 +103,7 @@ def _round(found: Run, number: int) -> dict[str, Any]:
         "win_rate_vs_previous": _rate(found, f"{label}/eval/win_rate_vs_previous"),
         "win_rate_vs_base": _rate(found, f"{label}/eval/win_rate_vs_base"),
         "reward_model": dict(_reward_model(found, number) or {}),
-        "data": _data(found, number),
+        "data": _data(round_data.steps(found, number)),
     }
 
 
@@ -107,40 +119,31 @@ def _reward_model(found: Run, number: int) -> Mapping[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _data(found: Run, number: int) -> dict[str, int | None]:
-    clean = found.metrics(f"round_{number}/prompts/clean") or {}
-    selected = found.metrics(f"round_{number}/select") or {}
-    written, kept = clean.get("num_written"), clean.get("num_prompts")
-    samples = [metrics.get("num_completions") for metrics in _sample_metrics(found, number)]
+def _data(steps: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    rows = {step["step"]: step["rows"] for step in steps}
+    written, kept = rows.get("written"), rows.get("cleaned")
     return {
         "prompts": written,
         "kept": kept,
         "dropped": None if written is None or kept is None else written - kept,
-        "completions": sum(count for count in samples if count is not None) if samples else None,
-        "sft_rows": selected.get("sft_rows"),
-        "pairs": selected.get("pairs"),
+        "completions": rows.get("sampled"),
+        "sft_rows": rows.get("kept"),
+        "pairs": rows.get("paired"),
     }
 
 
-def _sample_metrics(found: Run, number: int) -> list[Mapping[str, Any]]:
-    metrics = (found.metrics(f"round_{number}/completions/{engine}") for engine in ("policy", "teacher"))
-    return [item for item in metrics if item]
-
-
 def _funnel(found: Run, number: int) -> dict[str, Any]:
-    clean = found.metrics(f"round_{number}/prompts/clean") or {}
-    data = _data(found, number)
-    dropped: Counter[str] = Counter(clean.get("dropped") or {})
-    if clean.get("num_surplus"):
-        dropped["over num_prompts"] = clean["num_surplus"]
+    """Return the steps of a round's data, and their counts by name as `report --json` has always had them."""
+    steps = round_data.steps(found, number)
+    data = _data(steps)
     return {
         "written": data["prompts"],
         "cleaned": data["kept"],
         "sampled": data["completions"],
         "kept": data["sft_rows"],
         "trained": data["pairs"],
-        "dropped": dict(dropped),
-        "steps": round_data.steps(found, number),
+        "dropped": next((step["dropped"] for step in steps if step["step"] == "cleaned"), {}),
+        "steps": steps,
         "warnings": round_data.warnings(found, number),
     }
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from posttrain.evaluate.intervals import wilson_interval
 from posttrain.report.blocks import Block, Picture, Section, Table, Text, interval, is_number, not_yet, number
 from posttrain.report.charts import grouped_bar_chart
 from posttrain.report.curves import Bin, calibration_charts
 
 Run = Mapping[str, Any]
-STEPS = ("written", "cleaned", "sampled", "kept", "trained")
 MEASURES = {
     "ece": "expected calibration error",
     "num_pairs": "pairs",
@@ -22,13 +21,12 @@ MEASURES = {
     "margin_length_correlation": "correlation of margin and difference in length",
     "length_only_accuracy": "accuracy of length alone",
 }
-UNITS = {"written": "prompts", "cleaned": "prompts", "sampled": "samples", "kept": "SFT rows", "trained": "pairs"}
 
 
 def funnel_section(run: Run) -> Section:
     """Show how many rows passed each step of a round, and why the others did not."""
     funnels = _by_round(run.get("funnel"))
-    rounds = {f"round {name}": _steps(funnel) for name, funnel in funnels.items()}
+    rounds = {f"round {name}": list(funnel.get("steps") or []) for name, funnel in funnels.items()}
     groups = {
         name: {
             f"{step['step']}\n({step['unit']})": float(step["rows"]) for step in steps if is_number(step.get("rows"))
@@ -66,22 +64,6 @@ def _sentence(label: str) -> str:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _steps(funnel: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Take a round's steps; an older run has counts by name, and drops of cleaning alone."""
-    if funnel.get("steps"):
-        return list(funnel["steps"])
-    return [
-        {
-            "step": step,
-            "unit": UNITS[step],
-            "rows": funnel[step],
-            "dropped": (funnel.get("dropped") or {}) if step == "cleaned" else {},
-        }
-        for step in STEPS
-        if is_number(funnel.get(step))
-    ]
 
 
 def _drops(rounds: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
@@ -185,15 +167,6 @@ def _bins(bins: object) -> list[Bin]:
         if is_number(sure) and is_number(right) and is_number(count) and count > 0:
             points.append(Bin(float(sure), float(right), *wilson_interval(float(right), count), count))
     return points
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share of `count` pairs (Wilson 1927); ties may make it no whole number of them."""
-    z = 1.959964
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # Where all were right the upper end is 1, which rounding may miss.
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def _union(names: Iterable[str]) -> list[str]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.report.blocks import Block, Cell, Picture, Section, Table, Text, is_number, not_yet, number
+from posttrain.report.blocks import (
+    MISSING,
+    Block,
+    Cell,
+    Picture,
+    Section,
+    Table,
+    Text,
+    is_number,
+    not_yet,
+    number,
+)
 from posttrain.report.curves import threshold_charts
 from posttrain.report.judged import shown_model
 
@@ -13,7 +24,7 @@ Run = Mapping[str, Any]
 MEASURES = {
     "kl_from_base": "KL from the base (nats per token)",
     "mean_length_ratio": "mean length, as a ratio to the base's",
-    "distinct_share": "share of distinct answers",
+    "distinct_share": "share of distinct word pairs",
     "refusal_share": "share of refusals",
     "language_shift": "shift of the language mix",
     "truncated_share": "share of answers cut at the limit",
@@ -21,7 +32,7 @@ MEASURES = {
 HEADINGS = {
     "kl_from_base": "KL from the base",
     "mean_length_ratio": "length over the base's",
-    "distinct_share": "distinct answers",
+    "distinct_share": "distinct word pairs",
     "refusal_share": "refusals",
     "language_shift": "language shift",
     "truncated_share": "answers cut off",
@@ -87,19 +98,36 @@ def _series(entries: list[Mapping[str, Any]], measure: str) -> dict[str, list[tu
 
 def harness_section(run: Run) -> Section:
     """Show the numbers of lm-evaluation-harness beside the win rates, where somebody ran it."""
-    entries = run.get("harness") or []
+    entries, left_out = run.get("harness") or [], int(run.get("harness_left_out") or 0)
+    blocks: list[Block] = []
+    if left_out:
+        text = f"Warning: {left_out} numbers are left out: they are of checkpoints that the run has since replaced."
+        blocks.append(Text(text, tone="warning"))
     if not entries:
         text = "No benchmark was run on this run's models (posttrain evaluate)."
-        return Section("harness", "Benchmarks", [Text(text, tone="note")])
+        return Section("harness", "Benchmarks", [*blocks, Text(text, tone="note")])
     rows = [
         [
             shown_model(entry.get("model")),
             str(entry.get("task")),
             str(entry.get("metric")),
+            harness_settings(entry) or MISSING,
             number(entry.get("value")),
             f"± {number(entry.get('stderr'))}" if is_number(entry.get("stderr")) else number(entry.get("stderr")),
         ]
         for entry in entries
     ]
-    columns = ["Model", "Task", "Metric", "Value", "Standard error"]
-    return Section("harness", "Benchmarks", [Table("By lm-evaluation-harness.", columns, rows)])
+    columns = ["Model", "Task", "Metric", "Asked", "Value", "Standard error"]
+    return Section("harness", "Benchmarks", [*blocks, Table("By lm-evaluation-harness.", columns, rows)])
+
+
+def harness_settings(entry: Mapping[str, Any]) -> str:
+    """Say in words how a benchmark was asked; what is as ever (whole, float32, seed 0, no template) is not said."""
+    said = [
+        f"{entry['num_fewshot']} solved examples" if entry.get("num_fewshot") is not None else "",
+        f"first {entry['limit']} documents" if entry.get("limit") is not None else "",
+        "chat template" if entry.get("chat_template") else "",
+        str(entry["dtype"]) if entry.get("dtype") not in (None, "float32") else "",
+        f"seed {entry['seed']}" if entry.get("seed") else "",
+    ]
+    return ", ".join(part for part in said if part)

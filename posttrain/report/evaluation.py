@@ -60,6 +60,13 @@ def ratings_of(found: Run) -> dict[str, list[Row]]:
     return {judge: list(metrics["ratings"]) for judge, metrics in _matrices(found).items() if "ratings" in metrics}
 
 
+def main_ratings_of(found: Run) -> list[Row]:
+    """Return the ratings by the gate's judge: of every pair where there is a matrix, else of the rounds' pairs."""
+    by_judge = ratings_of(found)
+    main = judges_of(found)[0]["name"]
+    return by_judge[main] if main in by_judge else list((found.metrics("ratings") or {}).get("ratings", []))
+
+
 def mean_scores_of(found: Run) -> dict[str, dict[str, float]]:
     """Return the mean score that each judge which scores gave each model's held-out answers."""
     found_scores = {judge: dict(metrics.get("mean_scores") or {}) for judge, metrics in _matrices(found).items()}

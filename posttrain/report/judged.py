@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.evaluate.gate import caution
 from posttrain.report.blocks import is_number
-
-CAUTION = (
-    "CAUTION: judged by the reward model that the policy was trained against. Such win rates rise even where "
-    "the answers get worse; trust them only beside another judge."
-)
 
 
 @dataclass(frozen=True)
@@ -95,20 +91,25 @@ def resolved_recipe(run: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def judge_sentence(run: Mapping[str, Any]) -> str | None:
-    """Say who judged for the gate, from the recipe; None where the recipe does not say."""
+    """Say who judged for the gate, from the recipe; None where the recipe does not say.
+
+    Whether the policy was trained against the judge the run knows by content: a recipe may name one model twice.
+    """
     evaluate = resolved_recipe(run).get("evaluate")
     judge = evaluate.get("judge") if isinstance(evaluate, Mapping) else None
     if not isinstance(judge, Mapping):
         return None
-    if judge.get("kind") == "verifier":
+    kind, model = judge.get("kind"), _model(judge.get("model"))
+    if kind == "verifier":
         return f"Judged by the verifier {judge.get('function')}; equal scores tie."
-    if judge.get("kind") == "reward_model" and judge.get("model") is None:
-        return CAUTION
-    if judge.get("kind") == "reward_model":
-        return f"Judged by the score of a reward model that trained nothing here: {_model(judge.get('model'))}."
-    if judge.get("kind") == "labels":
-        return f"Judged by the labels in {judge.get('path')}."
-    return f"Judged by a language model that reads both answers in both orders: {_model(judge.get('model'))}."
+    if kind == "reward_model":
+        if judge.get("model") is None or any(known.main and known.trained_against for known in judges_of(run)):
+            return caution("the gate's judge")
+        return f"Judged by the score of a reward model that trained nothing here: {model}."
+    if kind == "rubric":
+        scale = f"from {judge.get('lowest')} to {judge.get('highest')}"
+        return f"Judged by a language model that rates one answer at a time, {scale}; equal ratings tie: {model}."
+    return f"Judged by a language model that reads both answers in both orders: {model}."
 
 
 def _model(model: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.evaluate.gate import caution
 from posttrain.report.blocks import (
     MISSING,
     Block,
@@ -66,13 +67,7 @@ def judge_blocks(judges: Sequence[Judge]) -> list[Block]:
     against = [judge.name for judge in judges if judge.trained_against]
     blocks: list[Block] = []
     if against:
-        blocks.append(
-            Text(
-                f"CAUTION: the policy was trained against {listed(against)}. Win rates by such a judge rise even where "
-                "the answers get worse; trust them only beside another judge.",
-                tone="caution",
-            )
-        )
+        blocks.append(Text(caution(listed(against)), tone="caution"))
     rows = [
         [
             judge.name,

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from posttrain.report.blocks import MISSING, interval, number, plain_text, rate
+from posttrain.evaluate.gate import caution
+from posttrain.report.blocks import MISSING, interval, listed, number, plain_text, rate
 from posttrain.report.card_data import base_of, best_model, front_matter, measured, names_of, recipe_name, round_of
-from posttrain.report.drift import MEASURES
+from posttrain.report.drift import MEASURES, harness_settings
 from posttrain.report.judged import judge_sentence, judges_of, resolved_recipe
 from posttrain.report.setup import flatten
 
@@ -75,18 +76,10 @@ def _win_rates(run: Run, model: str) -> str:
     if not rows:
         return ""
     columns = ["Over", "Judge", "Win rate [95 %]", "At equal length [95 %]", "Prompts", "Own length", "Other's length"]
-    judge = judge_sentence(run)
-    against = [judge.name for judge in judges_of(run) if judge.trained_against]
-    caution = (
-        f"CAUTION: the policy was trained against {', '.join(against)}: its rates rise even where answers get worse."
-    )
-    parts = [
-        "## Win rates",
-        _table(columns, rows),
-        _inline(judge) if judge else "",
-        _inline(caution) if against else "",
-    ]
-    return "\n\n".join(part for part in parts if part)
+    against = [judge for judge in judges_of(run) if judge.trained_against]
+    said = [None if any(judge.main for judge in against) else judge_sentence(run)]
+    said += [caution(listed([judge.name for judge in against]))] if against else []
+    return "\n\n".join(["## Win rates", _table(columns, rows), *(_inline(sentence) for sentence in said if sentence)])
 
 
 def _ratings(run: Run, model: str) -> str:
@@ -118,11 +111,13 @@ def _drift(run: Run, model: str) -> str:
 
 def _benchmarks(run: Run, model: str) -> str:
     rows = [
-        [entry.get("task"), entry.get("metric"), number(entry.get("value")), number(entry.get("stderr"))]
+        [entry.get("task"), entry.get("metric"), harness_settings(entry) or MISSING, number(entry.get("value")),
+         number(entry.get("stderr"))]
         for entry in run.get("harness") or []
         if entry.get("model") in names_of(run, model)
-    ]
-    return f"## Benchmarks\n\n{_table(['Task', 'Metric', 'Value', 'Standard error'], rows)}" if rows else ""
+    ]  # fmt: skip
+    columns = ["Task", "Metric", "Asked", "Value", "Standard error"]
+    return f"## Benchmarks\n\n{_table(columns, rows)}" if rows else ""
 
 
 def _data(run: Run, model: str) -> str:

@@ -45,8 +45,9 @@ def meanings(section: BaseModel, place: str = "") -> Iterator[tuple[str, str]]:
 def _sections(value: object) -> Iterator[tuple[str, BaseModel]]:
     if isinstance(value, BaseModel):
         yield "", value
-    elif isinstance(value, tuple):
-        yield from ((f".{place}", item) for place, item in enumerate(value) if isinstance(item, BaseModel))
+    elif isinstance(value, tuple | dict):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        yield from ((f".{place}", item) for place, item in entries if isinstance(item, BaseModel))
 
 
 def comments(text: str) -> dict[str, str]:

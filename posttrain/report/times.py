@@ -10,6 +10,7 @@ from posttrain.report.charts import stacked_bar_chart
 
 Run = Mapping[str, Any]
 # The seven points of a round (posttrain/rounds.py), by how the labels of their stages go on after `round_N/`.
+EVALUATE = "7. evaluate"
 STEPS = {
     "1. annotate": ("annotate",),
     "2. reward model": ("reward_model",),
@@ -17,7 +18,7 @@ STEPS = {
     "4. sample": ("completions",),
     "5. score and select": ("scores", "gold", "select"),
     "6. train": ("sft", "dpo", "average", "single", "soup"),
-    "7. evaluate": ("eval", "gate", "drift"),
+    EVALUATE: ("gate", "drift"),
 }
 OTHER = "base models, the rest"
 
@@ -62,6 +63,8 @@ def place_of(label: str) -> tuple[str, str]:
         first, _, rest = rest.partition("/")
     elif not first.startswith("round_"):
         return ("over all rounds" if first in ("ratings", "evaluation") else "before the rounds"), OTHER
+    if "/eval/" in f"/{rest}":  # of checkpoints too: sft_checkpoint/eval/completions
+        return first.replace("round_", "round "), EVALUATE
     step = next((step for step, starts in STEPS.items() if rest.startswith(starts)), OTHER)
     return first.replace("round_", "round "), step
 

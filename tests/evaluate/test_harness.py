@@ -14,7 +14,10 @@ from posttrain.core.errors import DataError
 from posttrain.core.models import load_causal_lm
 from posttrain.evaluate import harness
 from posttrain.evaluate.harness import HarnessJob, merge_rows, run_harness
+from posttrain.model_names import reference_of
 from posttrain.report.collect import collect
+from posttrain.report.drift import harness_section
+from posttrain.report.model_card import model_card
 from posttrain.runs import find_run
 
 DOCUMENTS = [
@@ -133,9 +136,12 @@ def test_the_command_writes_a_file_and_a_table(tiny_model_dir, tasks, offline, t
     assert printed.splitlines()[0].split() == ["model", "task", "metric", "value", "stderr", "documents"]
     rows = json.loads((tmp_path / "out" / "harness.json").read_text())
     assert [(row["metric"], row["num_documents"], row["limit"]) for row in rows] == [("acc", 2, 2), ("acc_norm", 2, 2)]
-    assert main([*command, *out, "--json"]) == 0  # the same task again takes the place of the first
-    again = json.loads(capsys.readouterr().out)
-    assert again == json.loads((tmp_path / "out" / "harness.json").read_text()) and len(again) == 2
+    for _ in range(2):  # all documents stand beside the first two; the same question again takes its own place
+        assert main([*command, *out, "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert rows + again == json.loads((tmp_path / "out" / "harness.json").read_text()) and len(again) == 2
+    asked = {"artifact": None, "chat_template": False, "dtype": "float32", "seed": 0, "num_fewshot": 0, "limit": None}
+    assert all(asked.items() <= row.items() for row in again)
 
 
 def test_numbers_stand_beside_the_win_rates_of_a_run(tiny_model_dir, tasks, offline, small_run, capsys):
@@ -151,6 +157,29 @@ def test_numbers_stand_beside_the_win_rates_of_a_run(tiny_model_dir, tasks, offl
     assert [(row["model"], row["metric"]) for row in shown] == [
         ("base", "acc"), ("base", "acc_norm"), ("round_2", "acc"), ("round_2", "acc_norm")
     ]  # fmt: skip
+    assert [row["artifact"] for row in shown[1:3]] == [f"dpo/{tiny_model_dir.name}", "dpo/round_2"]
+
+
+def test_numbers_of_a_replaced_checkpoint_are_no_longer_shown_under_its_name(small_run, tiny_model_dir):
+    """The recipe was changed and run again: round_2 is another model, the base is not."""
+    root, name = small_run(tiny_model_dir)
+    found = find_run(name, root)
+    shared = {"task": "t", "metric": "acc", "stderr": None}
+    rows = [
+        {"model": model, "artifact": reference_of(found, model), "value": value, **shared}
+        for model, value in (("base", 0.25), ("round_2", 0.75))
+    ]
+    (found.folder / "harness.json").write_text(json.dumps(rows))
+    assert collect(found)["harness"] == rows and collect(found)["harness_left_out"] == 0
+    record = json.loads((found.folder / "run.json").read_text())
+    record["names"]["round_2/policy"]["reference"] = "dpo/new"
+    (found.folder / "run.json").write_text(json.dumps(record))
+    told = collect(find_run(name, root))
+    assert told["harness"] == rows[:1] and told["harness_left_out"] == 1
+    warning, table = harness_section(told).blocks
+    assert warning.tone == "warning" and "1 numbers are left out" in warning.text and len(table.rows) == 1
+    assert "0.750" not in model_card(told | {"rounds": [{"round": 2}]}, "round_2")
+    assert "| 0.750 |" in model_card(told | {"rounds": [{"round": 2}], "harness": rows}, "round_2")
 
 
 def test_unknown_tasks_are_named(tiny_model_dir, tasks, offline, monkeypatch):
@@ -178,8 +207,13 @@ def test_without_the_extra_one_message_says_what_to_install(monkeypatch, tiny_mo
 
 
 def test_new_rows_take_the_place_of_those_on_the_same_model_and_task():
-    def row(model, task, value):
-        return {"model": model, "task": task, "metric": "acc", "value": value}
+    def row(model, task, value, **more):
+        return {"model": model, "task": task, "metric": "acc", "value": value, **more}
 
     old = [row("a", "t", 1), row("a", "u", 2), row("b", "t", 3)]
     assert merge_rows(old, [row("a", "t", 4)]) == [row("a", "u", 2), row("b", "t", 3), row("a", "t", 4)]
+    for other in (
+        *({"artifact": "dpo/1"}, {"chat_template": True}, {"dtype": "bfloat16"}, {"seed": 1}),
+        *({"num_fewshot": 5}, {"limit": 10}),
+    ):  # another checkpoint, or another question
+        assert merge_rows(old, [row("a", "t", 4, **other)]) == [*old, row("a", "t", 4, **other)]

@@ -17,7 +17,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "frozen_reward.yaml"
 SMALL = (
     *("base.steps=300", "annotate.prompts.num_prompts=200"),
     *("prompts.files.0.num_prompts=450", "prompts.num_prompts=150"),
-    *("evaluate.prompts.num_prompts=120", "evaluate.num_bootstrap=500", "evaluate.matrix_bootstrap=200"),
+    *("evaluate.prompts.num_prompts=120", "evaluate.num_bootstrap=200"),
 )
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_the_judge_that_trained_the_policy_is_marked_and_said_loudly(finished):
     _, report, printed = finished
     marked = {judge["name"]: (judge["main"], judge["trained_against"]) for judge in report["judges"]}
     assert marked == {"verifier": (True, False), "frozen_reward": (False, True)}
-    assert "CAUTION: the judge frozen_reward is the reward model that the policy was trained against" in printed
+    assert "CAUTION: the policy was trained against the judge frozen_reward." in printed
 
 
 def test_drift_is_alarmed_where_the_reward_is_gamed(finished):

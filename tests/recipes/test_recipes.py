@@ -76,7 +76,9 @@ def test_a_recipe_plans_all_its_rounds_and_students_in_time(name: str, tmp_path:
     for student in recipe.students:
         assert f"students/{student.name}/sft" in labels
         assert f"students/{student.name}/eval/win_rate_vs_own_base" in labels
-    assert labels[-1] == "ratings"
+    assert "ratings" not in labels  # every pair is rated by its judge's matrix
+    matrix = f"evaluation/{recipe.evaluate.judge.kind}/matrix"
+    assert labels[-1] == ("evaluation/agreement" if recipe.evaluate.judges else matrix)
 
 
 @pytest.mark.parametrize("name", NAMES)

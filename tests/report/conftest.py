@@ -67,7 +67,8 @@ def make_run() -> dict[str, Any]:
         "drift": [entry for number in (1, 2, 3) for entry in drift(number)],
         "harness": [
             {"model": "base", "task": "hellaswag", "metric": "acc_norm", "value": 0.312, "stderr": 0.005},
-            {"model": "round_2", "task": "hellaswag", "metric": "acc_norm", "value": 0.319, "stderr": 0.005},
+            {"model": "round_2", "task": "hellaswag", "metric": "acc_norm", "value": 0.319, "stderr": 0.005,
+             "num_fewshot": 5, "limit": None, "chat_template": True, "dtype": "float32", "seed": 0},
         ],
         "students": [
             {"name": "small", "win_rate_vs_own_base": rate(0.8, 0.05), "win_rate_vs_teacher": rate(0.31, 0.06)}

@@ -97,6 +97,8 @@ def test_numbers_and_reasons_are_there(page):
     assert "2 of 3 rounds promoted, 1 held. Best: round 2, win rate over the base 0.770 [0.715, 0.825]." in page
     assert "Held: win rate 0.470 over the best so far" in page
     assert "near duplicate" in page
+    assert "share of distinct word pairs" in page and "distinct answers" not in page  # distinct-2, not answers
+    assert "<td>5 solved examples, chat template</td>" in page and "numbers are left out" not in page
     assert "train.dpo.beta" in page
     assert "transformers" in page and "5.23.0" in page
 
@@ -112,7 +114,7 @@ def test_the_choice_between_an_average_and_a_single_policy_is_shown(example_run)
 def test_a_judge_that_trained_the_policy_is_said_loudly(example_run):
     judge = {"kind": "reward_model", "model": None}
     text = build_report({"rounds": example_run["rounds"], "config": {"evaluate": {"judge": judge}}})
-    assert "CAUTION: judged by the reward model that the policy was trained against" in text
+    assert "CAUTION: the policy was trained against the gate&#39;s judge." in text
 
 
 def test_the_reward_models_own_report_is_shown():

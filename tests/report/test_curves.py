@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from posttrain.report.data import reward_model_section, wilson_interval
+from posttrain.evaluate.intervals import wilson_interval
+from posttrain.report.data import reward_model_section
 from posttrain.report.training import FURTHER, PANELS, curves_section
 
 DRAWN = {name for _, names in (*PANELS, *FURTHER) for name in names}

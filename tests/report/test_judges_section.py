@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from posttrain.evaluate.gate import caution, gate
 from posttrain.report.drift import drift_section
-from posttrain.report.judged import both_ways, mirrored, model_order, shown_model
+from posttrain.report.judged import both_ways, judge_sentence, mirrored, model_order, shown_model
 from posttrain.report.judges import judges_section
+from posttrain.report.model_card import model_card
 from posttrain.report.overview import overview_section
 from posttrain.report.ratings import ratings_section
 
@@ -119,3 +121,34 @@ def test_charts_have_an_alternative_in_numbers(page):
     for section in re.findall(r"<section.*?</section>", page, re.DOTALL):
         if "<svg" in section:
             assert "<table" in section
+
+
+def judged_by(trained_against=False, **judge):
+    judges = [{"name": judge["kind"], "kind": judge["kind"], "main": True, "trained_against": trained_against}]
+    return {"judges": judges, "config": {"evaluate": {"judge": judge}}}
+
+
+def test_a_given_reward_model_that_judges_what_it_trained_is_not_called_a_stranger(example_run):
+    """`reward_model: {kind: given, model: rm}` and `evaluate.judge.model: rm`: the recipe alone does not tell."""
+    model = {"kind": "folder", "path": "rm"}
+    own = judged_by(kind="reward_model", model=model, trained_against=True)
+    assert judge_sentence(own) == caution("the gate's judge")
+    assert judge_sentence(judged_by(kind="reward_model", model=model)).endswith("trained nothing here: rm.")
+    card = model_card(example_run | own | {"matrix": [], "ratings_by_judge": {}}, "round_1")
+    assert "trained nothing here" not in card and card.count("CAUTION: the policy was trained against") == 1
+
+
+def test_a_rubric_judge_reads_one_answer_at_a_time():
+    sentence = judge_sentence(judged_by(kind="rubric", model={"kind": "hub", "repo": "org/m"}, lowest=1, highest=5))
+    assert sentence == (
+        "Judged by a language model that rates one answer at a time, from 1 to 5; equal ratings tie: org/m."
+    )
+    assert "both answers" in judge_sentence(judged_by(kind="llm", model={"kind": "hub", "repo": "org/m"}))
+
+
+def test_every_place_cautions_in_the_same_words(example_run):
+    said = caution("own_reward_model")
+    assert judges_section(example_run).blocks[0].text == said
+    assert said in model_card(example_run, "best")
+    measured = {"win_rate": 0.6, "low": 0.55, "high": 0.65, "num_pairs": 9}
+    assert gate(measured, 0.5, trained_against=True).reason.endswith(caution("this judge"))

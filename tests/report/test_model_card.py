@@ -23,7 +23,7 @@ def test_card_of_the_best_round_has_its_numbers(example_run):
     assert "Judged by the verifier world.py:verify" in card
     assert "CAUTION: the policy was trained against own_reward_model" in card
     assert "| KL from the base (nats per token) | 0.160 | 0.200 | within |" in card
-    assert "| hellaswag | acc_norm | 0.319 | 0.005 |" in card
+    assert "| hellaswag | acc_norm | 5 solved examples, chat template | 0.319 | 0.005 |" in card
     assert "| round 2 | 600 |" in card
     assert "| round 3 | 600 |" not in card
     assert "| magpie | 780 | 375 |" in card  # SFT rows of two rounds, pairs of the second: 390 + 390, 390 - 15
@@ -53,7 +53,7 @@ def test_the_front_matter_is_what_the_hub_reads(example_run):
     results = {(result.dataset_name, result.metric_name or result.metric_type): result.metric_value
                for result in data.eval_results}  # fmt: skip
     assert results["held-out prompts of quickstart", "win rate over base by gold"] == pytest.approx(0.770, abs=5e-4)
-    assert results["hellaswag", "acc_norm"] == 0.319
+    assert results["hellaswag", "acc_norm (5 solved examples, chat template)"] == 0.319
     assert len(results) == 15 + 1
     for against, judge, result in measured(example_run, "round_2"):
         assert results["held-out prompts of quickstart", f"win rate over {against} by {judge}"] == result["win_rate"]

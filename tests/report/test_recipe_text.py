@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain.config import DPOConfig
+from posttrain.config import DPOConfig, EvaluateConfig
 from posttrain.report.recipe_text import comments, meanings
 
 TEXT = """\
@@ -38,3 +38,13 @@ def test_what_is_no_yaml_has_no_comments():
 def test_meanings_are_those_of_the_schema():
     found = dict(meanings(DPOConfig(max_steps=1), "train.dpo."))
     assert found["train.dpo.beta"].startswith("Strength")
+
+
+def test_sections_by_name_have_meanings_too():
+    """As `judges`, whose keys a recipe chooses."""
+    judge = {"kind": "verifier", "function": "world.py:verify"}
+    prompts = {"kind": "practice", "num_prompts": 4}
+    section = EvaluateConfig.model_validate({"prompts": prompts, "judge": judge, "judges": {"gold": judge}})
+    found = dict(meanings(section, "evaluate."))
+    assert found["evaluate.judges.gold.timeout_s"] == found["evaluate.judge.timeout_s"]
+    assert found["evaluate.judges.gold.timeout_s"].startswith("Seconds for one row")

@@ -19,6 +19,8 @@ from posttrain.report.times import OTHER, place_of, time_section
         ("round_1/gold", "round 1", "5. score and select"),
         ("round_1/average_choice", "round 1", "6. train"),
         ("round_1/eval/scores", "round 1", "7. evaluate"),
+        ("round_1/sft_checkpoint/eval/completions", "round 1", "7. evaluate"),
+        ("students/small/own_base/eval/scores", "small", "7. evaluate"),
         ("round_1/gate", "round 1", "7. evaluate"),
         ("students/small/sft", "small", "6. train"),
         ("students/small/base", "small", OTHER),
