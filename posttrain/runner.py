@@ -106,6 +106,7 @@ class Executor:
         self.template_date = recipe.template_date
         self.watcher = watcher
         self.record = RunRecord(run_dir)
+        self.lacks_index = False
 
     def stage(self, label: str, name: str, inputs: Inputs | None = None, **config: Any) -> Artifact:
         """Return the stage's artifact, building it if it is not there."""
@@ -158,7 +159,9 @@ class Executor:
         try:
             index_rows(self.store.root, artifact)
         except (OSError, PosttrainError) as error:
-            log.warning("%s is whole but has no index (%s); posttrain trace makes it", artifact.reference, error)
+            if not self.lacks_index:  # once is enough: a full disk is full for all stages
+                log.warning("%s is whole but has no index (%s); posttrain trace makes it", artifact.reference, error)
+            self.lacks_index = True
 
     def _how(self) -> dict[str, Any]:
         return self.execution.model_dump(mode="json")

@@ -282,8 +282,8 @@ def test_a_full_disk_while_indexing_stops_no_run(bench, caplog, monkeypatch):
     monkeypatch.setattr("posttrain.runner.index_rows", full)
     assert bench.call("run") == 0
     assert bench.record["state"] == "finished"
-    assert {row["status"] for row in bench.record["stages"]} == {"ran"}
-    assert "posttrain trace makes it" in caplog.text
+    assert {row["status"] for row in bench.record["stages"]} == {"ran", "hit"}  # some are asked twice
+    assert caplog.text.count("posttrain trace makes it") == 1
 
 
 def test_plan_after_a_change_shows_where_work_begins(bench, capsys):

@@ -91,8 +91,9 @@ def test_report_json_has_the_shape_of_the_interface(finished: Run, capsys: pytes
         # The teacher and the newest policy, four samples each for every prompt.
         assert data["completions"] == 2 * 4 * data["kept"]
         assert 0 < data["sft_rows"] <= data["kept"] and 0 < data["pairs"] <= data["kept"]
-    models = {"base", "round_1/sft", "round_1", "round_2/sft", "round_2", "students/small", "teacher"}
-    assert {row["model"] for row in report["ratings"]} == models
+    # Round 2 may have taken round 1's policy instead of an average: then they are one model, under its first name.
+    models = {"base", "round_1/sft", "round_1", "round_2/sft", "students/small", "teacher"}
+    assert {row["model"] for row in report["ratings"]} - {"round_2"} == models
     assert report["ratings"][0] == {"model": "base", "rating": 0, "low": 0, "high": 0}
     assert report["ratings"] == report["ratings_by_judge"]["verifier"]  # one rating of a model by one judge
     student = report["students"][0]

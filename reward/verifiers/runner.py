@@ -96,7 +96,7 @@ def _file_of(place: str) -> Path:
         found = None
     if found is not None and found.origin is not None:
         return Path(found.origin)
-    return Path(*place.split(".")).with_suffix(".py")  # where the user stands, which only the child has on its path
+    return Path(place.replace(".", "/") + ".py")  # where the user stands, which only the child has on its path
 
 
 def _recorded(spec: str, rows: list[Row], settings: VerifierSettings, record: Record) -> Outcomes:
