@@ -374,6 +374,8 @@ def test_trace_of_one_sample_leaves_the_others_out(bench, capsys):
     out = capsys.readouterr().out
     assert "sample 1 · score 1" in out and "sample 0 · score" not in out
     assert [line.split("  (")[0].strip() for line in out.splitlines() if "trained on" in line] == ["round_1/dpo"]
+    assert bench.call("trace", "p:99") == 1
+    assert "has no sample 99 of prompt 'p'" in capsys.readouterr().err
 
 
 def test_trace_says_why_a_prompt_was_dropped_and_takes_ids_with_colons(bench, capsys):

@@ -34,6 +34,11 @@ def pairs(args: Namespace) -> None:
         raise DataError(f"A and B wrote the same text for all {len(key)} prompts; there is nothing to label")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    if (out / "key.jsonl").exists() and read_rows(out / "key.jsonl") != key:
+        raise DataError(
+            f"{out / 'key.jsonl'} is the key of other pairs, and their labels could not be told without it; "
+            "give another --out"
+        )
     write_jsonl(out / "key.jsonl", key)
     write_jsonl(out / "pairs.jsonl", shown)
     print(f"{out / 'pairs.jsonl'}: {len(shown)} pairs to label, {len(key) - len(shown)} of the same text left out")

@@ -43,7 +43,14 @@ def _row(graph: Graph, row_id: str) -> tuple[dict[str, Any], list[str]]:
     from posttrain.lineage.names import find_row
     from posttrain.lineage.story import tell_story
 
-    story = tell_story(graph, *find_row(graph, row_id))
+    prompt_id, sample_index = find_row(graph, row_id)
+    story = tell_story(graph, prompt_id, sample_index)
+    drawn = [sample for sampling in story["samplings"] for sample in sampling["samples"]]
+    if sample_index is not None and not (drawn or story["trained"]):
+        raise DataError(
+            f"run {graph.run.name} has no sample {sample_index} of prompt '{prompt_id}'; "
+            f"'{prompt_id}' alone tells of those there are"
+        )
     return story, story_lines(story)
 
 

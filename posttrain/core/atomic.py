@@ -55,12 +55,15 @@ def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
     """Give a binary file that takes the place of `path` when the block ends well.
 
     Raises:
-        StorageError: the disk is full; the old file is untouched.
+        StorageError: the disk is full, and the old file untouched; or the folder takes no files.
     """
     target = Path(path)
     with no_room_as_storage_error(target, "The old file, if there was one, is untouched."):
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        except FileNotFoundError as error:  # the folder is there, and still takes no file: /proc, or one just removed
+            raise StorageError(f"{target} cannot be made: {target.parent} takes no new files") from error
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file

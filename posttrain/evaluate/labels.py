@@ -43,12 +43,23 @@ def read_labels(path: str | PathLike[str]) -> list[Row]:
         if ("a" in row) != ("b" in row) or not all(isinstance(row.get(side, ""), str) for side in "ab"):
             names = f"a is {shown(row, 'a')}, b is {shown(row, 'b')}"
             faults.add(f"line {number}: {names}; expected the names of both models, or neither")
+        for side in ("model_a", "model_b"):
+            if not isinstance(row.get(side), str | None):
+                faults.add(f"line {number}: {side} is {shown(row, side)}; expected the content of a model, as text")
+        for side in ("length_a", "length_b"):
+            if not _is_length(row.get(side)):
+                faults.add(f"line {number}: {side} is {shown(row, side)}; expected a number of characters, or nothing")
         if len(faults) == faults_before:
             labels.append(row)
     faults.raise_if_any(DataError)
     if not labels:
         raise DataError(f'{path} holds no labels; expected lines of {{"prompt_id": …, "preference": 0 to 1}}')
     return labels
+
+
+def _is_length(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and 0 <= value < float("inf"))  # type: ignore[operator]
 
 
 def check_names(labels: Iterable[Row], known: Collection[str], where: str) -> None:

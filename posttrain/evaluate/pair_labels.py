@@ -30,11 +30,14 @@ def read_key(path: str | PathLike[str]) -> list[Row]:
     """
     rows = read_rows(path)
     faults = Faults(str(path))
-    counts = Counter(row.get("pair_id") for row in rows)
+    counts = Counter(str(row.get("pair_id")) for row in rows)
     for number, row in enumerate(rows, start=1):
         missing = [column for column in KEY_COLUMNS if column not in row]
         if missing:
             faults.add(f"line {number}: lacks {', '.join(missing)}; give the key.jsonl of `posttrain pairs`")
+        elif wrong := _of_the_wrong_kind(row):
+            told = ", ".join(f"{column} is {shown(row, column)}" for column in wrong)
+            faults.add(f"line {number}: {told}; that is no text; give the key.jsonl of `posttrain pairs` as it was")
         elif row["first"] not in ("a", "b", None):
             faults.add(f"line {number}: first is {shown(row, 'first')}; expected a or b")
         elif counts[row["pair_id"]] > 1:
@@ -43,6 +46,13 @@ def read_key(path: str | PathLike[str]) -> list[Row]:
     if not rows:
         raise DataError(f"{path} holds no pairs; give the key.jsonl of `posttrain pairs`")
     return rows
+
+
+def _of_the_wrong_kind(row: Row) -> list[str]:
+    """List the columns of a key that are not what `posttrain pairs` writes."""
+    wrong = [column for column in ("pair_id", "prompt_id", "a", "b") if not isinstance(row[column], str)]
+    wrong += [column for column in ("completion_a", "completion_b") if not isinstance(row[column], str | list)]
+    return wrong if isinstance(row["prompt"], str | list) else [*wrong, "prompt"]
 
 
 def read_choices(path: str | PathLike[str]) -> list[Row]:

@@ -44,7 +44,7 @@ def pair_rows(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> Pairing:
     faults = Faults("A and B")
     for prompt_id in shared:
         prompt_a, prompt_b = side_a[prompt_id][0].get("prompt"), side_b[prompt_id][0].get("prompt")
-        if prompt_a is not None and prompt_b is not None and prompt_a != prompt_b:
+        if prompt_a is not None and prompt_b is not None and _messages(prompt_a) != _messages(prompt_b):
             faults.add(f"prompt_id {prompt_id!r} is another prompt in A than in B; sample both from the same file")
     faults.raise_if_any(DataError)
     return Pairing(
@@ -125,13 +125,20 @@ def _preference(score_a: float, score_b: float, tie_margin: float) -> float:
     return 1.0 if score_a > score_b else 0.0
 
 
+def _messages(prompt: object) -> object:
+    """Bring a prompt given as text, which means one user message, into the form of the other."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 def completion_text(row: Row) -> str:
     """Give the text of a row's completion: its assistant message, or the text itself."""
     completion = row.get("completion")
     if isinstance(completion, str):
         return completion
     if isinstance(completion, list) and completion and all(isinstance(turn, dict) for turn in completion):
-        return "\n".join(str(turn.get("content") or "") for turn in completion)
+        contents = [turn.get("content") or "" for turn in completion]
+        if all(isinstance(content, str) for content in contents):
+            return "\n".join(contents)
     raise DataError(
         f"prompt_id {row.get('prompt_id')!r} has no completion ({completion!r}); expected "
         '[{"role": "assistant", "content": "…"}]'

@@ -38,3 +38,11 @@ def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "labels.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no labels"):
         read_labels(tmp_path / "labels.jsonl")
+
+
+def test_columns_that_name_models_and_lengths_are_looked_at(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    label = '{"prompt_id": "a", "preference": 1, '
+    path.write_text(label + '"model_a": ["q"], "length_b": "x"}\n' + label + '"model_b": null, "length_a": 3}\n')
+    with pytest.raises(DataError, match=r'(?s)2 faults.*line 1: model_a is \["q"\].*line 1: length_b is "x"'):
+        read_labels(path)

@@ -220,6 +220,23 @@ def test_a_key_that_is_none_is_refused(tmp_path):
         read_key(tmp_path / "key.jsonl")
 
 
+def test_a_key_whose_values_are_no_text_is_refused(tmp_path):
+    key, _ = key_and([])
+    wrong = [{**key[0], "pair_id": ["z"]}, {**key[1], "completion_a": 5, "prompt": 7}]
+    write_rows(tmp_path / "key.jsonl", wrong)
+    with pytest.raises(DataError, match=r'(?s)line 1: pair_id is \["z"\].*line 2: completion_a is 5, prompt is 7'):
+        read_key(tmp_path / "key.jsonl")
+
+
+def test_a_key_that_labellers_pairs_need_is_not_written_over(tmp_path, capsys):
+    files, _ = labelled(tmp_path, say=plan)
+    key = (tmp_path / "pairs" / "key.jsonl").read_bytes()
+    assert main(["pairs", *files, "--seed", "5", "--out", str(tmp_path / "pairs")]) == 0  # the same pairs again
+    assert main(["pairs", *files, "--seed", "6", "--out", str(tmp_path / "pairs")]) == 1
+    assert "is the key of other pairs" in capsys.readouterr().err
+    assert (tmp_path / "pairs" / "key.jsonl").read_bytes() == key
+
+
 def test_labels_on_several_pairs_or_on_other_models_are_refused(tmp_path, capsys):
     files, out = labelled(tmp_path, say=plan)
     told = read_rows(out / "labels.jsonl")
@@ -265,13 +282,14 @@ def test_a_run_without_such_a_model_names_those_that_it_has(tmp_path, capsys):
     for name, texts in ((name, texts_b if name == "base" else texts_a) for name in FOLDERS):
         (tmp_path / name).mkdir()
         write_rows(tmp_path / name / "completions.jsonl", rows(texts, name))
-    command = ["pairs", "--run", "r", "--root", str(tmp_path), "--b", "base", "--out", str(tmp_path / "out"), "--a"]
+    command = ["pairs", "--run", "r", "--root", str(tmp_path), "--b", "base", "--a"]
     for typed, name in TYPED.items():  # the key has the matrix's name, which a labels judge knows
-        assert main([*command, typed]) == 0
-        key = read_rows(tmp_path / "out" / "key.jsonl")
+        out = tmp_path / f"of {typed.replace('/', ' ')}"
+        assert main([*command, typed, "--out", str(out)]) == 0
+        key = read_rows(out / "key.jsonl")
         assert {(row["a"], row["b"]) for row in key} == {(name, "base")}
         assert {row["model_a"] for row in key} == {name.removeprefix("students/").removeprefix("round_1/")}
-    assert main([*command, "round_9"]) == 1
+    assert main([*command, "round_9", "--out", str(tmp_path / "out")]) == 1
     there = "it has: base, round_1, round_1/sft, students/small, teacher"
     assert f"no held-out answers of a model 'round_9'; {there}" in capsys.readouterr().err
 

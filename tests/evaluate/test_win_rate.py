@@ -8,7 +8,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from posttrain.core.errors import DataError
 from posttrain.evaluate.intervals import mean_interval, unanimous_interval
-from posttrain.evaluate.pairing import pair_rows, pair_scores
+from posttrain.evaluate.pairing import mean_length, pair_rows, pair_scores
 from posttrain.evaluate.win_rate import win_rate
 
 
@@ -135,5 +135,8 @@ def test_joins_that_mean_nothing_are_refused():
     one, other = row("a", 1) | {"prompt": [{"role": "user", "content": "x"}]}, row("a", 1) | {"prompt": "y"}
     with pytest.raises(DataError, match="another prompt"):
         pair_rows([one], [other])
+    assert pair_rows([one], [other | {"prompt": "x"}]).prompts  # a text is one user message
+    with pytest.raises(DataError, match="has no completion"):
+        mean_length([{"prompt_id": "a", "completion": [{"role": "assistant", "content": 5}]}])
     with pytest.raises(DataError, match="not a finite number"):
         pair_scores([row("a", float("nan"))], [row("a", 1.0)])
