@@ -158,7 +158,7 @@ def check_machine(spec: str, options: Mapping[str, Any]) -> None:
 def _check_name(path: Path, name: str) -> None:
     """Look for a name in a file without running it, so that a slip shows before a run has gone on for hours."""
     try:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)))
     except (SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not Python: {error}") from error
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}

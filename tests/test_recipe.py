@@ -218,7 +218,7 @@ def test_function_is_found_however_it_is_defined(tmp_path):
     for name in ("parse", "verify", "check"):
         assert function_file(f"{path}:{name}") == path
     path.write_text("def verify(:\n")
-    with pytest.raises(ValueError, match="is not Python"):
+    with pytest.raises(ValueError, match=r"is not Python: invalid syntax .mine.py, line 1"):
         function_file(f"{path}:verify")
 
 
