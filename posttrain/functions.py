@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.files import sha256_file
 from reward.sandbox.probe import choose_method
 from reward.verifiers.child import load_function as import_function
+from reward.verifiers.options import option_faults
 from reward.verifiers.settings import BUILT_INS
 
 EXTRAS = {"math": ("math_verify", "math"), "json_schema": ("jsonschema", "json-schema")}
@@ -48,7 +49,7 @@ def function_file(spec: str) -> Path:
     else:
         try:
             found = importlib.util.find_spec(place)
-        except (ImportError, ValueError):  # ValueError: the name is empty or begins with a dot
+        except Exception:  # the name is empty or begins with a dot, or whatever the package raises when it is imported
             found = None
         path = Path(found.origin) if found and found.origin else Path(place)
     if not path.is_file():
@@ -60,20 +61,84 @@ def function_file(spec: str) -> Path:
 def check_options(spec: str, options: Mapping[str, Any]) -> None:
     """Look, without running it, whether a verifier takes these keyword arguments beside prompt, completion and row.
 
-    A function that is made rather than written with `def` cannot be looked at, and takes what it is given.
+    Of a built-in verifier the values are looked at too. A function that is made rather than written with `def`, or
+    that a decorator changes, cannot be looked at, and takes what it is given.
 
     Raises:
-        DataError: It does not take one of them.
+        DataError: It does not take one of them, or cannot use its value; all of them are named.
     """
-    name = BUILT_INS.get(spec, spec).rpartition(":")[2]
-    tree = ast.parse(function_file(spec).read_text(encoding="utf-8"))
-    found = [node.args for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
-    if not found or found[-1].kwarg is not None:
+    faults = option_faults(spec, options)
+    written = _written(spec)
+    if written is not None and written.kwarg is None:
+        places = len(written.posonlyargs)
+        takes = [argument.arg for argument in [*written.args[max(0, 3 - places) :], *written.kwonlyargs]]
+        wrong = [option for option in options if option not in takes]
+        if wrong:
+            faults.append(f"'{spec}' takes no option {', '.join(wrong)}; it takes: {', '.join(takes) or 'none'}")
+    if faults:
+        raise DataError("; ".join(faults))
+
+
+def check_call(spec: str, options: Mapping[str, Any]) -> None:
+    """Look, without running it, whether a verifier can be called with prompt, completion, row and these options.
+
+    Raises:
+        DataError: It takes fewer than these three, or needs more than it is given.
+    """
+    written = _written(spec)
+    if written is None:
         return
-    takes = [argument.arg for argument in [*found[-1].args[3:], *found[-1].kwonlyargs]]
-    wrong = [option for option in options if option not in takes]
-    if wrong:
-        raise DataError(f"'{spec}' takes no option {', '.join(wrong)}; it takes: {', '.join(takes) or 'none'}")
+    places = [*written.posonlyargs, *written.args]
+    if len(places) < 3 and written.vararg is None:
+        names = ", ".join(argument.arg for argument in places)
+        raise DataError(f"'{spec}' takes ({names}); a verifier is called with (prompt, completion, row)")
+    with_default = {argument.arg for argument in places[len(places) - len(written.defaults) :]}
+    with_default |= {a.arg for a, value in zip(written.kwonlyargs, written.kw_defaults, strict=True) if value}
+    needed = [argument.arg for argument in [*places[3:], *written.kwonlyargs]]
+    missing = [name for name in needed if name not in with_default and name not in options]
+    if missing:
+        raise DataError(f"'{spec}' needs {', '.join(missing)} besides prompt, completion and row; give it as an option")
+
+
+def check_verifier(spec: str, options: Mapping[str, Any]) -> None:
+    """Look, without running it, at a verifier named on the command line, with its options.
+
+    A module that only the verifier's own process finds, where the user stands, is left to it.
+
+    Raises:
+        DataError: There is no such file or function, or it cannot be called so.
+    """
+    try:
+        function_file(spec)
+    except DataError:
+        place, separator, _ = spec.rpartition(":")
+        if separator and not place.endswith(".py"):
+            return
+        raise
+    check_call(spec, options)
+    check_options(spec, options)
+
+
+def _written(spec: str) -> ast.arguments | None:
+    """Return what a function takes as its file says, None where only running the file could tell."""
+    name = BUILT_INS.get(spec, spec).rpartition(":")[2]
+    nodes = list(_top_level(ast.parse(function_file(spec).read_text(encoding="utf-8")).body))
+    if any(isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name for node in nodes):
+        return None
+    found = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name]
+    # Of several, under conditions, only running the file tells which one counts.
+    return found[0].args if len(found) == 1 and not found[0].decorator_list else None
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _top_level(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield all that stands outside functions and classes, under `if` and `try` too."""
+    for node in body:
+        yield node
+        if not isinstance(node, _DEFINITIONS):
+            yield from _top_level(ast.iter_child_nodes(node))
 
 
 def check_machine(spec: str, options: Mapping[str, Any]) -> None:
@@ -93,7 +158,7 @@ def check_machine(spec: str, options: Mapping[str, Any]) -> None:
 def _check_name(path: Path, name: str) -> None:
     """Look for a name in a file without running it, so that a slip shows before a run has gone on for hours."""
     try:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)))
     except (SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not Python: {error}") from error
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}

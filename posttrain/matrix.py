@@ -15,6 +15,7 @@ from posttrain.config import (
     RubricJudge,
     VerifierJudge,
 )
+from posttrain.core.errors import DataError, ModelError
 from posttrain.core.files import sha256_file
 from posttrain.functions import function_content
 from posttrain.recipe import Recipe
@@ -22,6 +23,7 @@ from posttrain.runner import Runner
 from posttrain.sources import Teacher, derive_seed, import_model, judge_prompt
 from posttrain.state import State
 from posttrain.store.artifacts import Artifact
+from reward.errors import RewardError
 
 TEACHER = "teacher"
 """Name of the recipe's own teacher in matrices and ratings."""
@@ -33,7 +35,7 @@ def compare_all(recipe: Recipe, run: Runner, state: State) -> None:
     if len(models) < 2:  # no round was taken, and nothing was distilled
         return
     judges: dict[str, FurtherJudge] = {recipe.evaluate.judge.kind: recipe.evaluate.judge, **recipe.evaluate.judges}
-    matrices = {name: _matrix(recipe, run, state, models, name, judge) for name, judge in judges.items()}
+    matrices = {name: _placed(recipe, run, state, models, name, judge) for name, judge in judges.items()}
     if len(matrices) > 1:
         run.stage(
             "evaluation/agreement",
@@ -67,6 +69,18 @@ def _of_rounds(recipe: Recipe, run: Runner, state: State, final: dict[str, Evalu
 def _teacher(recipe: Recipe, run: Runner, state: State) -> Iterator[Evaluated]:
     if state.teacher is not None:
         yield evaluate_model(recipe, run, TEACHER, state.teacher, state.eval_prompts, f"students/{TEACHER}")
+
+
+def _placed(
+    recipe: Recipe, run: Runner, state: State, models: Sequence[Evaluated], name: str, judge: FurtherJudge
+) -> Artifact:
+    """Make a judge's matrix; an error of data or of the judge names the judge's place in the recipe."""
+    try:
+        return _matrix(recipe, run, state, models, name, judge)
+    except (DataError, RewardError, ModelError) as error:
+        place = "evaluate.judge" if judge is recipe.evaluate.judge else f"evaluate.judges.{name}"
+        error.args = (f"{place}: {error}", *error.args[1:])  # the error itself: a verifier's holds its rows
+        raise
 
 
 def _matrix(

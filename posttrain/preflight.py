@@ -13,7 +13,7 @@ from posttrain.core.files import read_rows
 from posttrain.core.formats import read_checked_rows, read_numbered
 from posttrain.core.model_files import check_model_dir
 from posttrain.core.prompts import read_prompts
-from posttrain.functions import check_machine, check_options, function_file
+from posttrain.functions import check_call, check_machine, check_options, function_file
 from posttrain.recipe import Recipe, validate
 from posttrain.recipe_file import FUNCTION_KEYS, READER_KINDS, raise_faults, read_data
 from posttrain.train.limits import limits
@@ -86,6 +86,7 @@ def _faults_of(where: str, section: Mapping[str, Any], data: Mapping[str, Any]) 
     function, options = section.get("function"), section.get("options", {})
     is_there = isinstance(function, str) and not list(_caught("", partial(function_file, function)))
     if isinstance(function, str) and is_there and isinstance(options, Mapping):
+        yield from _caught(f"{where}.function", partial(check_call, function, options))
         yield from _caught(f"{where}.options", partial(check_options, function, options))
         yield from _caught(f"{where}.function", partial(check_machine, function, options))
     if "lora" in section or "checkpoint_steps" in section:
@@ -134,9 +135,9 @@ def _check_labels(path: str) -> None:
 
 
 def _check_pair_labels(path: str, known: Sequence[str]) -> None:
-    from posttrain.evaluate.labels import check_names, read_labels  # brings scipy: only where there are labels
+    from posttrain.evaluate.labels import check_names, read_numbered_labels  # brings scipy: only where there are labels
 
-    check_names(read_labels(path), known, path)
+    check_names(read_numbered_labels(path), known, path)
 
 
 def _model_names(data: Mapping[str, Any]) -> Iterator[str]:

@@ -27,7 +27,9 @@ def raise_faults(where: str, faults: Sequence[str]) -> None:
     unique = list(dict.fromkeys(faults))
     if unique:
         number = f"{len(unique)} fault{'s' if len(unique) > 1 else ''}"
-        raise RecipeError(f"{where} has {number}:\n" + "\n".join(f"  - {fault}" for fault in unique))
+        # A fault may hold a list itself, which stands further in.
+        indented = [fault.replace("\n", "\n  ") for fault in unique]
+        raise RecipeError(f"{where} has {number}:\n" + "\n".join(f"  - {fault}" for fault in indented))
 
 
 def read_data(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

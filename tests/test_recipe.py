@@ -218,7 +218,7 @@ def test_function_is_found_however_it_is_defined(tmp_path):
     for name in ("parse", "verify", "check"):
         assert function_file(f"{path}:{name}") == path
     path.write_text("def verify(:\n")
-    with pytest.raises(ValueError, match="is not Python"):
+    with pytest.raises(ValueError, match=r"is not Python: invalid syntax .mine.py, line 1"):
         function_file(f"{path}:verify")
 
 
@@ -232,9 +232,10 @@ def test_labels_of_a_judge_name_models_that_the_recipe_makes(recipe_file, tmp_pa
     labels.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     message = faults(recipe_file, f"evaluate.judges.people={{kind: labels, path: {labels}}}")
     assert f"evaluate.judges.people.path: {labels}: 3 faults" in message
-    unknown = "label 2: this run has no model called round_3; expected two of base, "
-    for part in (unknown, "label 3: a and b are both base", "label 4: it has no a and b"):
+    unknown = "line 2: this run has no model called round_3; expected two of base, "
+    for part in (unknown, "line 3: a and b are both base", "line 4: it has no a and b"):
         assert part in message
+    assert "\n    - line 2: " in message  # further in than the fault that holds the list
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from posttrain.recipe_file import RecipeError
 from posttrain.rounds import run_recipe
 from posttrain.runner import Planner
 from posttrain.store.artifacts import Artifact, ArtifactStore
+from reward.errors import TooManyErrors
 from reward.judges import pairwise, rubric
 
 RECIPE = """\
@@ -327,6 +328,23 @@ def test_a_matrix_has_base_sft_checkpoints_policies_and_students(folder):
     assert run.labels("evaluation/verifier/matrix", "completions") == [f"{place}/eval/completions" for place in places]
     assert run.labels("evaluation/verifier/matrix", "scored") == [f"{place}/eval/scores" for place in places]
     assert "evaluation/agreement" not in run.made  # one judge agrees with nobody
+
+
+@pytest.mark.parametrize(("label", "place"), [
+    ("evaluation/second/scores", "evaluate.judges.second"), ("evaluation/verifier/matrix", "evaluate.judge"),
+])  # fmt: skip
+def test_an_error_of_a_judge_names_its_place_in_the_recipe(folder, monkeypatch, label, place):
+    made = Recording.stage
+
+    def stage(self, asked, name, inputs=None, **config):
+        if asked == label:
+            raise TooManyErrors("failed on 2 rows", [{"score": 1.0}])
+        return made(self, asked, name, inputs, **config)
+
+    monkeypatch.setattr(Recording, "stage", stage)
+    with pytest.raises(TooManyErrors, match=f"^{place}: failed on 2 rows$") as error:
+        unroll(folder, f'evaluate.judges.second={{kind: verifier, function: "{folder}/mine.py:verify"}}')
+    assert error.value.rows == [{"score": 1.0}]
 
 
 def test_a_teacher_of_its_own_is_compared_and_sft_alone_is_no_second_model(folder):

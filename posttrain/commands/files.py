@@ -136,9 +136,12 @@ def winrate(args: Namespace) -> None:
     from reward.judges.asking import JOURNAL
 
     rows_a, rows_b = read_rows(args.a), read_rows(args.b)
+    for path, rows in ((args.a, rows_a), (args.b, rows_b)):
+        _refuse_nothing(path, len(rows))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
-    verdicts = compare(rows_a, rows_b, args.judge, args.judge_template, args.seed, out)
+    names = (f"A, {args.a}", f"B, {args.b}")
+    verdicts = compare(rows_a, rows_b, args.judge, args.judge_template, args.seed, out, names)
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
     (out / JOURNAL).unlink(missing_ok=True)
     judge = {"judge": args.judge, "template": template_text(args.judge, args.judge_template)}

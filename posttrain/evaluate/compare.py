@@ -28,6 +28,7 @@ def compare(
     template: str | Path | None = None,
     seed: int = 0,
     out: Path | None = None,
+    names: tuple[str, str] = ("the rows of A", "the rows of B"),
 ) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
@@ -42,6 +43,7 @@ def compare(
         out: folder where a verifier keeps each score as it comes, ``llm`` and ``rubric`` each reply, to go on from
             there when they were stopped. Replies stay in it (``reward.judges.asking.JOURNAL``): remove them when the
             verdicts are written.
+        names: what the rows of A and of B are, for a verifier's messages; their files for example.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -51,7 +53,7 @@ def compare(
         DataError: the judge is none of these, or takes no template; or the rows cannot be paired.
         PosttrainError: as the judge raises.
     """
-    decide, target = parse_judge(judge_spec, template, seed, out)
+    decide, target = parse_judge(judge_spec, template, seed, out, names)
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b)
@@ -68,7 +70,11 @@ def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
 
 
 def parse_judge(
-    judge_spec: str, template: str | Path | None = None, seed: int = 0, out: Path | None = None
+    judge_spec: str,
+    template: str | Path | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    names: tuple[str, str] = ("the rows of A", "the rows of B"),
 ) -> tuple[Compare, str]:
     """Split a judge into the function that compares by it, and its target."""
     kind, _, target = judge_spec.partition(":")
@@ -82,7 +88,7 @@ def parse_judge(
             f"judge {judge_spec!r} reads no template; give --judge-template {template} to llm: or rubric: only"
         )
     if kind == "verifier":
-        return lambda rows_a, rows_b, target: by_verifier(rows_a, rows_b, target, out), target
+        return lambda rows_a, rows_b, target: by_verifier(rows_a, rows_b, target, out, names), target
     return JUDGES[kind], target
 
 
@@ -111,11 +117,17 @@ def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[R
     return pair_scores(scored_a, scored_b)
 
 
-def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str, out: Path | None = None) -> list[Row]:
+def by_verifier(
+    rows_a: list[Row],
+    rows_b: list[Row],
+    function: str,
+    out: Path | None = None,
+    names: tuple[str, str] = ("the rows of A", "the rows of B"),
+) -> list[Row]:
     """Let a verifier's score decide; equal scores tie, and an answer that it failed on has no say."""
     from posttrain.evaluate.verified import compare_by_verifier
 
-    return compare_by_verifier(rows_a, rows_b, function, out)
+    return compare_by_verifier(rows_a, rows_b, function, out, names)
 
 
 def by_llm(

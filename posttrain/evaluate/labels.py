@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,21 @@ log = logging.getLogger(__name__)
 
 
 def read_labels(path: str | PathLike[str]) -> list[Row]:
-    """Read labels: rows of ``prompt_id`` and ``preference``, 1 where A is better; perhaps ``a`` and ``b``, model names.
+    """Read labels, as `read_numbered_labels` does, without their lines."""
+    return list(read_numbered_labels(path).values())
 
-    Numbers between 0 and 1 count as they are; null is a label that cannot be read. Several labels of one prompt are
-    several people's; a win rate averages them.
+
+def read_numbered_labels(path: str | PathLike[str]) -> dict[int, Row]:
+    """Read labels by line: rows of ``prompt_id`` and ``preference``, perhaps of ``a`` and ``b``, names of models.
+
+    A preference of 1 says that A is better, and numbers between 0 and 1 count as they are; null is a label that cannot
+    be read. Several labels of one prompt are several people's; a win rate averages them.
 
     Raises:
         DataError: lists every faulty line at once, or the file holds no labels.
     """
     faults = Faults(str(path))
-    labels = []
+    labels: dict[int, Row] = {}
     for number, row in numbered_rows(path):
         if isinstance(row, str):
             faults.add(f"line {number}: {row}")
@@ -50,7 +55,7 @@ def read_labels(path: str | PathLike[str]) -> list[Row]:
             if not _is_length(row.get(side)):
                 faults.add(f"line {number}: {side} is {shown(row, side)}; expected a number of characters, or nothing")
         if len(faults) == faults_before:
-            labels.append(row)
+            labels[number] = row
     faults.raise_if_any(DataError)
     if not labels:
         raise DataError(f'{path} holds no labels; expected lines of {{"prompt_id": …, "preference": 0 to 1}}')
@@ -62,16 +67,16 @@ def _is_length(value: object) -> bool:
     return value is None or (is_number and 0 <= value < float("inf"))  # type: ignore[operator]
 
 
-def check_names(labels: Iterable[Row], known: Collection[str], where: str) -> None:
-    """Check that every label names two models among those known, as a recipe's judge needs.
+def check_names(labels: Mapping[int, Row], known: Collection[str], where: str) -> None:
+    """Check that every label, by its line, names two models among those known, as a recipe's judge needs.
 
     Raises:
         DataError: lists the labels that do not.
     """
     faults = Faults(where)
-    for number, label in enumerate(labels, start=1):
+    for number, label in labels.items():
         if (fault := name_fault(label, known)) is not None:
-            faults.add(f"label {number}: {fault}")
+            faults.add(f"line {number}: {fault}")
     faults.raise_if_any(DataError)
 
 

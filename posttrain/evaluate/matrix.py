@@ -37,7 +37,7 @@ def verdicts_of_scores(scored: Mapping[str, list[Row]]) -> Verdicts:
 
 
 def verdicts_of_labels(
-    labels: Iterable[Row], completions: Mapping[str, list[Row]], where: str
+    labels: Mapping[int, Row], completions: Mapping[str, list[Row]], where: str
 ) -> tuple[Verdicts, Counter[str]]:
     """Sort people's labels by pair, turned so that the later model comes first.
 
@@ -46,7 +46,7 @@ def verdicts_of_labels(
     Lengths that a label brings are those of the very samples that were read; else they come from the answers.
 
     Args:
-        labels: rows of `prompt_id`, `a`, `b` (names of models) and `preference`, 1 where a is better.
+        labels: line of the file → row of `prompt_id`, `a`, `b` (names of models) and `preference`, 1 where a is better.
         completions: model → its answers, in the order of the run.
         where: the file, for messages.
 
@@ -61,17 +61,17 @@ def verdicts_of_labels(
     models = {name: {row.get("model") for row in rows} - {None} for name, rows in completions.items()}
     faults, left_out = Faults(where), Counter[str]()
     verdicts: Verdicts = {}
-    for number, label in enumerate(labels, start=1):
+    for number, label in labels.items():
         a, b, prompt_id = str(label.get("a")), str(label.get("b")), label["prompt_id"]
         if (fault := name_fault(label, places)) is not None:
-            faults.add(f"label {number}: {fault}")
+            faults.add(f"line {number}: {fault}")
             continue
         said = {a: label.get("model_a"), b: label.get("model_b")}
         if others := [name for name in (a, b) if said[name] is not None and said[name] not in models[name]]:
             left_out[" and ".join(others)] += 1
             continue
         if any(prompt_id not in lengths[name] for name in (a, b)):
-            faults.add(f"label {number}: prompt_id {prompt_id!r} is no held-out prompt of this run")
+            faults.add(f"line {number}: prompt_id {prompt_id!r} is no held-out prompt of this run")
             continue
         told = {key: value for key, value in label.items() if key not in ("a", "b")}
         if places[a] < places[b]:

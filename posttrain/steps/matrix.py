@@ -13,7 +13,7 @@ from posttrain.config import LabelsJudge, LLMJudge, RubricJudge, VerifierJudge
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.evaluate.judge_agreement import judge_agreement
-from posttrain.evaluate.labels import read_labels
+from posttrain.evaluate.labels import read_numbered_labels
 from posttrain.evaluate.llm_judge import compare_by_llm
 from posttrain.evaluate.matrix import (
     Pair,
@@ -107,10 +107,10 @@ def matrix_of_labels(
     """Take people's labels of the run's models; pairs without labels stay out, those on other models are counted."""
     answers = _read_answers(call, names)
     same = _first_names(answers)
-    labels = [
-        {key: same.get(value, value) if key in ("a", "b") else value for key, value in row.items()}
-        for row in read_labels(judge.path)
-    ]
+    labels = {
+        line: {key: same.get(value, value) if key in ("a", "b") else value for key, value in row.items()}
+        for line, row in read_numbered_labels(judge.path).items()
+    }
     completions = {name: answers[name] for name in dict.fromkeys(same.values())}
     verdicts, left_out = verdicts_of_labels(labels, completions, judge.path)
     result = _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)

@@ -13,6 +13,7 @@ import math
 import os
 import resource
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,7 +35,7 @@ def main() -> None:
         _limit_memory(start["memory_mb"])
         verify = load_function(start["spec"])
     except Exception as error:  # whatever the user's file raises when it is imported, the parent says it
-        _answer(answers, {"fault": _describe(error)})
+        _answer(answers, {"fault": _import_fault(start["spec"], error)})
         return
     _answer(answers, {"ready": True})
     own = os.getpid()
@@ -115,6 +116,22 @@ def _outcome(verify: Callable[..., Any], row: dict[str, Any], options: dict[str,
 def _describe(error: BaseException) -> str:
     text = str(error)[:_MESSAGE_CHARACTERS]
     return text if type(error) is ValueError and text.startswith("verifier") else f"{type(error).__name__}: {text}"
+
+
+def _import_fault(spec: str, error: Exception) -> str:
+    """Say what kept a verifier from being imported: its name, or the line of its file that failed."""
+    place = spec.rpartition(":")[0]
+    known = type(error) is ValueError and str(error).startswith("verifier")
+    if known or (isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}.")):
+        told = _describe(error) if known else f"verifier {spec!r}: {error}"
+        return f"{told}. Verifiers are named FILE.py:FUNCTION or package.module:function."
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    frames = [frame for frame in frames if frame.filename != __file__]
+    # Where a library fails that the file imports, the line of the file is what the user can mend.
+    own = [frame for frame in frames if Path(frame.filename).resolve() == Path(place).resolve()]
+    at = (own or frames)[-1:]
+    where = "".join(f" ({frame.filename}, line {frame.lineno}: {frame.line})" for frame in at)
+    return f"verifier {spec!r} cannot be imported: {_describe(error)}{where}. Mend that, or what it needs."
 
 
 if __name__ == "__main__":

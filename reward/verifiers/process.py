@@ -149,7 +149,7 @@ class VerifierProcess:
         except Silence as silence:
             raise RewardError(f"verifier {self._spec!r} did not start: {silence}. {self._last_noise()}") from silence
         if "fault" in answer:
-            raise RewardError(f"{answer['fault']}. Verifiers are named FILE.py:FUNCTION or package.module:function.")
+            raise RewardError(answer["fault"])
 
     def _send(self, lines: Iterable[bytes]) -> None:
         self._unsent = iter(lines)

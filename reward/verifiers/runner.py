@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from posttrain.core.errors import Faults
 from reward.errors import RewardError, TooManyErrors
 from reward.ids import Row, completion_text
 from reward.verifiers.process import Outcome, VerifierProcess
@@ -39,6 +40,7 @@ def run_verifier(
     rows: Iterable[Mapping[str, Any]],
     settings: VerifierSettings = _DEFAULTS,
     journal: Path | None = None,
+    where: str = "the rows",
 ) -> list[Row]:
     """Score rows with `verify(prompt, completion, row)` in child processes.
 
@@ -51,27 +53,29 @@ def run_verifier(
         settings: options of the function, limits of time, memory and errors, and how many children run at once.
         journal: file that keeps each outcome as it comes; a later call with the same question goes on from there, and
             tries rows again that were errors. It is left there.
+        where: what the rows are, for messages; a file's name for example.
 
     Returns:
         The rows in input order with `score` (and `reason`, where the verifier gives one), or with `score` None and
         `error`.
 
     Raises:
-        RewardError: the verifier cannot be imported.
+        RewardError: the verifier cannot be imported, or rows cannot go to it; all such rows are named.
         TooManyErrors: more rows failed than `max_error_rate` allows; its `rows` holds what was scored until then.
     """
     copies = [dict(row) for row in rows]
+    lines = _lines(copies, where)
     results: list[Row] = []
     num_errors = 0
     with Record(journal, _asked(spec, settings.options)) as record:
-        outcomes = _recorded(BUILT_INS.get(spec, spec), copies, settings, record)
+        outcomes = _recorded(BUILT_INS.get(spec, spec), lines, settings, record)
         try:
             for outcome in outcomes:
                 results.append(_with_outcome(copies[len(results)], outcome))
                 num_errors += "error" in outcome
                 hopeless = num_errors == len(results) == _HOPELESS < len(copies)
                 if hopeless or num_errors > settings.max_error_rate * len(copies):
-                    told = _too_many(spec, results, num_errors, len(copies), settings.max_error_rate)
+                    told = _too_many(spec, results, num_errors, len(copies), settings)
                     raise TooManyErrors(told, results)
         finally:
             outcomes.close()
@@ -99,9 +103,8 @@ def _file_of(place: str) -> Path:
     return Path(place.replace(".", "/") + ".py")  # where the user stands, which only the child has on its path
 
 
-def _recorded(spec: str, rows: list[Row], settings: VerifierSettings, record: Record) -> Outcomes:
+def _recorded(spec: str, lines: list[bytes], settings: VerifierSettings, record: Record) -> Outcomes:
     """Yield every row's outcome in order: the one on record, or a new one, which is put on record first."""
-    lines = [_line(row, number) for number, row in enumerate(rows, start=1)]
     known = [record.known(line) for line in lines]
     missing = [line for line, outcome in zip(lines, known, strict=True) if outcome is None]
     fresh = _outcomes(spec, missing, settings)
@@ -143,15 +146,20 @@ def _block(spec: str, lines: Sequence[bytes], settings: VerifierSettings, stop: 
                     return
 
 
-def _line(row: Row, number: int) -> bytes:
-    try:
-        completion_text(row["completion"])
-        return json.dumps({"prompt": row["prompt"], **row}).encode() + b"\n"
-    except (KeyError, ValueError, TypeError) as error:
-        raise RewardError(
-            f"row {number} cannot go to a verifier: {type(error).__name__} {error}; it needs `prompt`, `completion` "
-            "and nothing that JSON has no form for."
-        ) from error
+def _lines(rows: list[Row], where: str) -> list[bytes]:
+    faults, lines = Faults(where), []
+    for number, row in enumerate(rows, start=1):
+        missing = [f"`{key}`" for key in ("prompt", "completion") if key not in row]
+        if missing:
+            faults.add(f"row {number} has no {' and no '.join(missing)}, which a verifier needs")
+            continue
+        try:
+            completion_text(row["completion"])
+            lines.append(json.dumps({"prompt": row["prompt"], **row}).encode() + b"\n")
+        except (ValueError, TypeError) as error:  # DataError is a ValueError; the others are json's
+            faults.add(f"row {number} cannot go to a verifier: {error}")
+    faults.raise_if_any(RewardError)
+    return lines
 
 
 def _with_outcome(row: Row, outcome: Outcome) -> Row:
@@ -159,11 +167,14 @@ def _with_outcome(row: Row, outcome: Outcome) -> Row:
     return {**kept, "score": None, **outcome}
 
 
-def _too_many(spec: str, results: list[Row], num_errors: int, num_rows: int, max_error_rate: float) -> str:
-    first = next(row["error"] for row in results if row.get("error"))
+def _too_many(spec: str, results: list[Row], num_errors: int, num_rows: int, settings: VerifierSettings) -> str:
+    first, *more = str(next(row["error"] for row in results if row.get("error"))).splitlines() or [""]
+    options = f" with the options {dict(settings.options)}" if settings.options else ""
     return (
-        f"verifier {spec!r} failed on {num_errors} of the first {len(results)} rows (of {num_rows}; at most "
-        f"{max_error_rate:.0%} may fail). The first error: {first}. Mend the verifier, or raise max_error_rate."
+        f"verifier {spec!r}{options} failed on {num_errors} of the first {len(results)} rows (of {num_rows}; at most "
+        f"{settings.max_error_rate:.0%} may fail). The first error: {first}{' …' if more else ''}. Mend the verifier"
+        f"{' or its options' if options else ''}, or raise its max_error_rate (a key beside `function` in a recipe, "
+        f"?max_error_rate= behind the name on the command line)."
     )
 
 

@@ -50,13 +50,17 @@ def parse_verifier(text: str) -> tuple[str, VerifierSettings]:
     web addresses (`%26` for `&`).
 
     Raises:
-        RewardError: an option without a value, or a setting that is no number.
+        RewardError: an option without a value or given twice, or a setting that is no number.
     """
     function, _, query = text.partition("?")
     try:
-        given = {name: _value(value) for name, value in parse_qsl(query, strict_parsing=bool(query))}
+        pairs = parse_qsl(query, strict_parsing=bool(query))
     except ValueError as error:
         raise RewardError(f"verifier {text!r}: {error}; options are written NAME?key=value&key=value") from error
+    given = {name: _value(value) for name, value in pairs}
+    repeated = [name for name in given if sum(name == other for other, _ in pairs) > 1]
+    if repeated:
+        raise RewardError(f"verifier {text!r}: {', '.join(repeated)} is given more than once; give each option once")
     own = {name: given.pop(name) for name in list(given) if name in _OWN}
     for name, value in own.items():
         wanted = int if name in ("memory_mb", "workers") else int | float

@@ -106,7 +106,7 @@ def test_labels_are_turned_so_that_the_later_model_comes_first():
         {"prompt_id": "p1", "a": "round_1", "b": "base", "preference": 1.0},
         {"prompt_id": "p2", "a": "base", "b": "round_1", "preference": None},
     ]
-    verdicts, _ = verdicts_of_labels(labels, MODELS, "labels.jsonl")
+    verdicts, _ = verdicts_of_labels(dict(enumerate(labels, start=1)), MODELS, "labels.jsonl")
     assert list(verdicts) == [("round_1", "base")]
     assert [row["preference"] for row in verdicts["round_1", "base"]] == [1.0, 1.0, None]
     assert verdicts["round_1", "base"][0]["person"] == "one"
@@ -120,7 +120,7 @@ def test_labels_of_other_models_or_prompts_are_all_named():
         {"prompt_id": "p0", "a": "base", "b": "base", "preference": 1.0},
     ]
     with pytest.raises(DataError) as error:
-        verdicts_of_labels(labels, MODELS, "labels.jsonl")
+        verdicts_of_labels(dict(enumerate(labels, start=1)), MODELS, "labels.jsonl")
     for part in ("labels.jsonl: 3 faults", "no model called round_9", "'elsewhere' is no held-out", "both base"):
         assert part in str(error.value)
 
@@ -135,7 +135,7 @@ def test_labels_on_a_model_that_was_trained_anew_are_left_out_and_counted(caplog
         {**label, "model_a": "base before", "model_b": "round_1 before"},
         {"prompt_id": "p1", "a": "round_2", "b": "base", "preference": 1.0},  # by hand: nothing is said of content
     ]
-    verdicts, left_out = verdicts_of_labels(labels, models, "labels.jsonl")
+    verdicts, left_out = verdicts_of_labels(dict(enumerate(labels, start=1)), models, "labels.jsonl")
     # lengths of the samples that were read, turned with the label: 8 of round_1, 7 of base
     (row,) = verdicts["round_1", "base"]
     assert (row["preference"], row["length_a"], row["length_b"]) == (1.0, 8, 7)

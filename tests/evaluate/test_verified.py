@@ -10,13 +10,15 @@ from posttrain.cli import main
 from posttrain.config import Execution, VerifierJudge
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
-from posttrain.functions import check_options, function_content
+from posttrain.functions import check_options, check_verifier, function_content
 from posttrain.preflight import load_checked_recipe
 from posttrain.recipe_file import RecipeError
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import verify
 from reward.errors import TooManyErrors
 from reward.sandbox import probe
+from reward.verifiers.options import _CHECKS, option_faults
+from reward.verifiers.settings import BUILT_INS
 
 RECIPE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 
@@ -102,6 +104,71 @@ def test_options_that_a_verifier_does_not_take_show_before_a_run(tmp_path):
     assert recipe.evaluate.judge.options == {"tolerance": 1}
     with pytest.raises(RecipeError, match="names no function.*exact, number"):
         load_checked_recipe(RECIPE, ["evaluate.judge.function=numbr"])
+
+
+def test_values_of_options_show_before_a_run(tmp_path):
+    (tmp_path / "mine.py").write_text("def noargs(): return 1\ndef more(p, c, r, unit): return 1\n")
+    judges = {
+        "near": "{kind: verifier, function: number, options: {tolerance: abc}}",
+        "like": '{kind: verifier, function: regex, options: {pattern: "("}}',
+        "none": f'{{kind: verifier, function: "{tmp_path}/mine.py:noargs"}}',
+        "unit": f'{{kind: verifier, function: "{tmp_path}/mine.py:more"}}',
+        "good": '{kind: verifier, function: regex, options: {pattern: "a|b"}}',
+        "told": f'{{kind: verifier, function: "{tmp_path}/mine.py:more", options: {{unit: m}}}}',
+    }
+    with pytest.raises(RecipeError) as error:
+        load_checked_recipe(RECIPE, [f"evaluate.judges.{name}={judge}" for name, judge in judges.items()])
+    for part in (
+        *("4 faults", "evaluate.judges.near.options: tolerance is 'abc'; expected a number from 0"),
+        "evaluate.judges.like.options: pattern is '('; expected a regular expression (missing ), unterminated",
+        f"evaluate.judges.none.function: '{tmp_path}/mine.py:noargs' takes (); a verifier is called with (prompt, ",
+        f"evaluate.judges.unit.function: '{tmp_path}/mine.py:more' needs unit besides prompt",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("code", [
+    "class A:\n    def f(self): pass\ndef f(p, c, r): return 1",
+    "def f(*a, **k): return 1",
+    "import functools\n@functools.cache\ndef f(): return 1",
+    "def f(): return 1\nf = lambda p, c, r, tolerance: 1",
+    "try:\n    def f(): return 1\nexcept E:\n    def f(p, c, r): return 1",
+    "def f(p, c, r, /, tolerance=1): return 1",
+])  # fmt: skip
+def test_what_only_running_tells_is_not_refused(tmp_path, code):
+    (tmp_path / "mine.py").write_text(code)
+    check_verifier(f"{tmp_path}/mine.py:f", {} if "class" in code else {"tolerance": 1})
+
+
+def test_every_option_of_a_built_in_verifier_has_a_check():
+    for name in BUILT_INS:
+        written = functions._written(name)
+        assert {argument.arg for argument in written.args[3:]} == set(_CHECKS[name])
+        assert option_faults(name, {"column": 3}) == ["column is 3; expected the name of a column"]
+
+
+@pytest.mark.parametrize(("judge", "told"), [
+    ("number?tolerance=abc", "judge 'verifier:number?tolerance=abc': tolerance is 'abc'; expected a number"),
+    ("number?toler=1", "'number' takes no option toler; it takes: column, tolerance"),
+    ("regex?pattern=(", "pattern is '('; expected a regular expression"),
+    ("number?tolerance=1&tolerance=2", "tolerance is given more than once"),
+])  # fmt: skip
+def test_winrate_names_the_option_that_is_wrong(tmp_path, capsys, judge, told):
+    assert main([*sides(tmp_path, ["1"], ["2"], reference=1), "--judge", f"verifier:{judge}"]) == 1
+    message = capsys.readouterr().err
+    assert told in message and "max_error_rate" not in message
+
+
+def test_winrate_names_the_file_of_rows_that_cannot_be_judged(tmp_path, capsys):
+    command = [*sides(tmp_path, ["1"] * 3, ["2"] * 3, reference=1), "--judge", "verifier:number"]
+    write_jsonl(tmp_path / "b.jsonl", [{k: v for k, v in row(n, "2").items() if k != "completion"} for n in range(3)])
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    assert f"B, {tmp_path}/b.jsonl: 3 faults" in message and "row 1 has no `completion`" in message
+    assert "KeyError" not in message
+    (tmp_path / "b.jsonl").write_text("")
+    assert main(command) == 1
+    assert f"{tmp_path}/b.jsonl holds no rows" in capsys.readouterr().err
 
 
 def test_what_a_built_in_verifier_lacks_shows_before_a_run(monkeypatch):

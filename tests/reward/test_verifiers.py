@@ -385,6 +385,23 @@ def test_equal_scores_throughout_are_warned_about(caplog, tmp_path):
     assert "all of 20 rows the score 0" in caplog.text
 
 
+def test_an_import_that_fails_names_the_function_and_its_line(tmp_path):
+    spec = write(tmp_path, "import json\nimport no_such_module\ndef verify(prompt, completion, row): return 1\n")
+    with pytest.raises(RewardError) as error:
+        verified(spec, [row("x")])
+    for part in (f"verifier '{spec}' cannot be imported: Module", "mine.py, line 2: import no_such_module"):
+        assert part in str(error.value)
+    assert "are named" not in str(error.value)
+    with pytest.raises(RewardError, match="no_such:f.*are named FILE.py:FUNCTION"):
+        verified("no_such:f", [row("x")])
+
+
+def test_of_a_long_error_the_first_line_is_shown(tmp_path):
+    spec = write(tmp_path, "def verify(prompt, completion, row): raise RuntimeError('one\\ntwo')\n")
+    with pytest.raises(TooManyErrors, match=r"RuntimeError: one …\. Mend the verifier, or raise its max_error_rate"):
+        verified(spec, [row("x")])
+
+
 def test_options_are_part_of_a_name():
     assert parse_verifier("number") == ("number", VerifierSettings())
     function, settings = parse_verifier("mine.py:f?tolerance=0.01&pattern=a%26b&flags=[1]&timeout_s=2&workers=2")
