@@ -43,7 +43,7 @@ def rounds_section(run: Run) -> Section:
     if not rounds:
         return Section("rounds", "Rounds and the gate", [not_yet("No round has been evaluated")])
     table = Table(
-        "Win rates on held-out prompts with 95 % intervals; ties are halves. Length: mean characters by the base's.",
+        "Win rates on held-out prompts with 95 % intervals; ties count one half. Length: own mean over the base's.",
         ROUND_COLUMNS,
         [_round_row(entry, rounds) for entry in rounds],
     )

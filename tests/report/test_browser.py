@@ -86,7 +86,7 @@ def test_the_table_of_rounds_fits_a_window_of_1280_pixels(browser, example_run, 
     page = build_report(example_run | {"rounds": rounds})
     tab, _ = opened(browser, written(page, tmp_path), viewport={"width": 1280 - 15, "height": 900})  # a scroll bar
     table = tab.locator("#rounds .scroll").first
-    assert "kept round 1" in table.inner_text() and "1,000" in table.inner_text()
+    assert "kept round 1" in table.inner_text()
     assert table.evaluate("frame => frame.scrollWidth <= frame.clientWidth")
 
 
