@@ -69,11 +69,15 @@ def find_model(found: Run, typed: str) -> ModelName:
     """
     model = known_model(found, typed)
     if model is None:
-        names = found.record["names"].keys()
-        there = ["best"] if "best" in names else []
-        there += [other.name for other in model_names(found) if {other.weights, other.answers} & names]
-        raise DataError(f"run {found.name} has no model '{typed}'; it has: {', '.join(there) or 'none yet'}")
+        raise DataError(f"run {found.name} has no model '{typed}'; it has: {', '.join(listed(found)) or 'none yet'}")
     return model
+
+
+def listed(found: Run) -> list[str]:
+    """List the names of the models that the run has by now, `best` first, as errors show them."""
+    names = found.record["names"].keys()
+    best = ["best"] if "best" in names else []
+    return best + [other.name for other in model_names(found) if {other.weights, other.answers} & names]
 
 
 def find_weights(found: Run, typed: str) -> tuple[ModelName, Artifact]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from posttrain.evaluate.gate import caution
+from posttrain.kept import decisions
 from posttrain.report.evaluation import agreement_of, drift_of, judges_of
 from posttrain.runs import Run
 
@@ -21,10 +22,9 @@ def _cautions(found: Run) -> Iterator[str]:
 
 
 def _held(found: Run) -> Iterator[str]:
-    for number in range(1, found.num_rounds + 1):
-        gate = found.metrics(f"round_{number}/gate")
-        if gate and not gate["promoted"]:
-            yield f"round {number}: {gate['reason']}"
+    for entry in decisions(found):
+        if entry["promoted"] is False:
+            yield f"round {entry['round']}: {entry['reason']}"
 
 
 def _alarms(found: Run) -> Iterator[str]:

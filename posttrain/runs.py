@@ -140,37 +140,3 @@ def read_record(path: Path) -> dict[str, Any]:
     if missing:
         raise StorageError(f"{path} is no record of a run: it lacks {', '.join(missing)}; {_REMEDY}")
     return record
-
-
-def table_of_rounds(found: Run) -> str:
-    """Return the table of rounds and students as text."""
-    lines = [f"{'round':<22}{'over previous':>24}{'over base':>24}{'reward model':>14}  gate"]
-    for number in range(1, found.num_rounds + 1):
-        label = f"round_{number}"
-        gate = found.metrics(f"{label}/gate")
-        reward_model = found.metrics(f"{label}/reward_model") or {}
-        accuracy = reward_model.get("accuracy")
-        decision = "" if gate is None else ("promoted" if gate["promoted"] else "held")
-        lines.append(
-            f"{label:<22}{_rate(found, f'{label}/eval/win_rate_vs_previous')}"
-            f"{_rate(found, f'{label}/eval/win_rate_vs_base')}"
-            f"{'–' if accuracy is None else format(accuracy, '.3f'):>14}  {decision}"
-        )
-    students = found.recipe["students"]
-    if students:
-        lines.append("")
-        lines.append(f"{'student':<22}{'over own base':>24}{'over teacher':>24}")
-    for student in students:
-        label = f"students/{student['name']}/eval"
-        lines.append(
-            f"{student['name']:<22}{_rate(found, f'{label}/win_rate_vs_own_base')}"
-            f"{_rate(found, f'{label}/win_rate_vs_teacher')}"
-        )
-    return "\n".join(lines)
-
-
-def _rate(found: Run, label: str) -> str:
-    rate = found.metrics(label)
-    if not rate:
-        return f"{'–':>24}"
-    return f"{rate['win_rate']:>10.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"

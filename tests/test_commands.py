@@ -400,7 +400,7 @@ def test_trace_of_a_checkpoint_counts_its_rows_and_writes_them(bench, capsys, tm
     assert bench.call("trace", "--model", "best") == 0
     assert "in its weights: round_1 ← round_1/sft ← base" in capsys.readouterr().out
     assert bench.call("trace", "--model", "round_7") == 1
-    assert "has no model 'round_7'; it has: base, round_1" in capsys.readouterr().err
+    assert "has no model 'round_7'; it has: best, base, round_1" in capsys.readouterr().err
     assert bench.call("trace", "p", "--out", str(out)) == 1
     assert "give it with --model" in capsys.readouterr().err
     for arguments in ([], ["p", "--model", "best"]):

@@ -89,6 +89,8 @@ def test_errors_list_the_names(run):
     there = "best, base, round_1, round_1/sft, round_2, round_2/sft, students/small, students/small/own_base"
     with pytest.raises(DataError, match=f"run r has no model 'round_9'; it has: {there}"):
         find_model(run, "round_9")
+    with pytest.raises(DataError, match=f"it has: {there}.*, teacher, round_1/reward_model"):
+        Graph(run).model_named("round_9")
     with pytest.raises(DataError, match="no weights of model 'round_3': .* it has those of: base, round_1"):
         find_weights(run, "round_3")
     assert model_names(run)[5].name == "round_3"  # planned

@@ -11,13 +11,14 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.recipe import Recipe
-from posttrain.runs import LOCK, Run, find_run, table_of_rounds
+from posttrain.runs import LOCK, Run, find_run
 from posttrain.store.artifacts import ArtifactStore
 
 
 def run(args: Namespace) -> None:
     """Run what is not there yet, and end with the table of rounds and the path of the report."""
     from posttrain.core.files import file_lock, is_locked
+    from posttrain.kept import table_of_rounds
     from posttrain.notes import notes
     from posttrain.preflight import load_checked_recipe
     from posttrain.rounds import run_recipe

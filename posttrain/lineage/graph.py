@@ -12,7 +12,7 @@ from posttrain.core.errors import DataError
 from posttrain.lineage.answers import TRAINING_FILES, makes_model
 from posttrain.lineage.indexing import build_index, row_files
 from posttrain.lineage.row_index import RowIndex, open_index
-from posttrain.model_names import known_model
+from posttrain.model_names import known_model, listed, model_names
 from posttrain.runs import Run
 from posttrain.store.artifacts import Artifact
 
@@ -151,9 +151,9 @@ class Graph:
         for label in (known.weights if known else name, name):  # reward models go by their labels
             if label in names and self._is_model(names[label]["reference"]):
                 return names[label]["reference"]
-        there = sorted(
-            {self.name_of(item["reference"]) for item in names.values() if self._is_model(item["reference"])}
-        )
+        policies = {names[model.weights]["reference"] for model in model_names(self.run) if model.weights in names}
+        others = {item["reference"] for item in names.values() if self._is_model(item["reference"])} - policies
+        there = [*listed(self.run), *sorted(self.name_of(reference) for reference in others)]
         raise DataError(f"run {self.run.name} has no model '{name}'; it has: {', '.join(there) or 'none yet'}")
 
     def _is_model(self, reference: str) -> bool:

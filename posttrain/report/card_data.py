@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from posttrain.core.errors import DataError
+from posttrain.kept import best_of
 from posttrain.report.blocks import is_number, plain_text
 from posttrain.report.drift import harness_settings
 from posttrain.report.judged import both_ways, judges_of, model_order, resolved_recipe, shown_model
@@ -16,9 +17,8 @@ Run = Mapping[str, Any]
 
 
 def best_model(run: Run) -> str:
-    """Name the newest promoted round, or the base where none was promoted."""
-    promoted = [entry["round"] for entry in run.get("rounds") or [] if entry.get("promoted")]
-    return f"round_{promoted[-1]}" if promoted else "base"
+    """Name the model of the newest promoted round, or the base where none was promoted."""
+    return best_of(run.get("rounds") or [])
 
 
 def recipe_name(run: Run) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.files import read_rows
+from posttrain.kept import decisions
 from posttrain.model_names import reference_of
 from posttrain.report import round_data
 from posttrain.report.choices import best_of_k_curve, gold_curves
@@ -36,6 +37,7 @@ def collect(found: Run) -> dict[str, Any]:
     """
     numbers = [number for number in range(1, found.num_rounds + 1) if _began(found, number)]
     artifacts = dict(found.artifacts())
+    decided = {entry["round"]: entry for entry in decisions(found)}
     gold = {number: round_data.gold_scores(found, number) for number in numbers}
     benchmarks = harness_rows(found.folder)
     # A name stands for another checkpoint after a run with a changed recipe; numbers stay with the one they are of.
@@ -44,7 +46,7 @@ def collect(found: Run) -> dict[str, Any]:
         "recipe": found.name,
         "run": str(found.folder),
         "state": found.state,
-        "rounds": [_round(found, number) for number in numbers],
+        "rounds": [decided[number] | _round(found, number) for number in numbers],
         "ratings": main_ratings_of(found),
         "students": [_student(found, student["name"]) for student in found.recipe["students"]],
         "harness": current,
@@ -94,11 +96,7 @@ def _began(found: Run, number: int) -> bool:
 
 def _round(found: Run, number: int) -> dict[str, Any]:
     label = f"round_{number}"
-    gate = found.metrics(f"{label}/gate") or {}
     return {
-        "round": number,
-        "promoted": gate.get("promoted"),
-        "reason": gate.get("reason"),
         "average": dict(found.metrics(f"{label}/average_choice") or {}),
         "win_rate_vs_previous": _rate(found, f"{label}/eval/win_rate_vs_previous"),
         "win_rate_vs_base": _rate(found, f"{label}/eval/win_rate_vs_base"),

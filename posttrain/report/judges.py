@@ -15,6 +15,7 @@ from posttrain.report.blocks import (
     Table,
     Text,
     interval,
+    is_number,
     listed,
     not_yet,
     number,
@@ -98,12 +99,18 @@ def _matrix(entries: Entries, order: Sequence[str], judge: Judge) -> Table:
             pair = measured.get((first, second))
             cells.append(Cell(MISSING, "empty") if pair is None else _cell(pair))
         rows.append(cells)
-    caption = f"Win rate of the row's model over the column's{_by(judge)}, with 95 % intervals."
+    caption = f"Win rate of the row's model over the column's{_by(judge)}, with 95 % intervals. "
+    caption += "Bold with ▲: better, the whole interval above 0.5; bold with ▼: worse, all of it below."
     return Table(caption, ["A over B", *(shown_model(model) for model in models)], rows)
 
 
 def _cell(pair: Mapping[str, Any]) -> Cell:
-    return Cell(number(float(pair["win_rate"]), 2), "shaded", float(pair["win_rate"]), interval(pair, 2))
+    """Shade by the distance from 0.5, up or down; mark what the interval tells from 0.5, for eyes without colours."""
+    value = float(pair["win_rate"])
+    low, high = (float(pair[end]) if is_number(pair.get(end)) else 0.5 for end in ("low", "high"))
+    mark = " ▲" if low > 0.5 else " ▼" if high < 0.5 else ""
+    style = f"shaded {'less' if value < 0.5 else 'more'}{' clear' if mark else ''}"
+    return Cell(number(value, 2) + mark, style, min(1.0, 2 * abs(value - 0.5)), interval(pair, 2))
 
 
 def _pairs(entries: Entries, judge: Judge) -> Table:

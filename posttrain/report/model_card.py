@@ -30,7 +30,7 @@ def model_card(run: Run, name: str) -> str:
     Raises:
         DataError: the run has no round of that number.
     """
-    model = best_model(run) if name == "best" else name
+    model = best_model(run) if name == "best" else str((round_of(run, name) or {}).get("same_as") or name)
     parts = [
         front_matter(run, model),
         f"# {_inline(recipe_name(run))}: {_inline(name)}",

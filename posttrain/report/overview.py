@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain.kept import is_itself
 from posttrain.report.blocks import MISSING, Block, Card, Cards, Section, Text, duration, is_number, number, rate
+from posttrain.report.card_data import best_model, round_of
 from posttrain.report.drift import alarms
-from posttrain.report.judged import judges_of
+from posttrain.report.judged import judges_of, shown_model
 
 Run = Mapping[str, Any]
 
@@ -24,15 +26,14 @@ def overview_section(run: Run) -> Section:
 
 
 def _best(run: Run) -> Card:
-    promoted = [entry for entry in run.get("rounds") or [] if entry.get("promoted")]
-    if not promoted:
+    best = best_model(run)
+    if best == "base":
         return Card("Best model", "base", "no round has been promoted")
-    best = promoted[-1]
-    won = best.get("win_rate_vs_base") or {}
+    won = (round_of(run, best) or {}).get("win_rate_vs_base") or {}
     judge = next((judge for judge in judges_of(run) if judge.main), None)
     by = f", by {judge.name}" if judge else ""
     note = f"wins {rate(won)} against the base{by}" if rate(won) != MISSING else "not compared with the base"
-    return Card("Best model", f"round {best.get('round')}", note, "good")
+    return Card("Best model", shown_model(best), note, "good")
 
 
 def _student(run: Run) -> list[Card]:
@@ -52,9 +53,12 @@ def _gate(run: Run) -> Card | None:
     rounds = run.get("rounds") or []
     if not rounds:
         return None
-    promoted = sum(entry.get("promoted") is True for entry in rounds)
-    held = sum(entry.get("promoted") is False for entry in rounds)
-    note = f"{held} held" + (f", {len(rounds) - promoted - held} open" if promoted + held < len(rounds) else "")
+    kept = [entry for entry in rounds if is_itself(rounds, entry)]
+    promoted = sum(entry.get("promoted") is True for entry in rounds if entry not in kept)
+    held = sum(entry.get("promoted") is False for entry in rounds if entry not in kept)
+    open_yet = len(rounds) - promoted - held - len(kept)
+    note = f"{held} held" + (f", {open_yet} open" if open_yet else "")
+    note += f", {len(kept)} kept the weights of the best before" if kept else ""
     return Card("Rounds promoted", f"{promoted} of {len(rounds)}", note, "bad" if held else "plain")
 
 

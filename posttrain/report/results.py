@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.kept import is_itself, kept_weights
 from posttrain.report.blocks import (
     MISSING,
     Block,
@@ -18,16 +19,18 @@ from posttrain.report.blocks import (
     number,
     rate,
 )
+from posttrain.report.card_data import best_model, round_of
 from posttrain.report.charts import Point, interval_chart
-from posttrain.report.judged import both_ways, judge_sentence, judges_of
+from posttrain.report.judged import both_ways, judge_sentence, judges_of, shown_model
 
 Run = Mapping[str, Any]
+Rounds = Sequence[Mapping[str, Any]]
 ROUND_COLUMNS = (
     "Round",
     "Over the best before",
     "Over the base",
     "Over the base, at equal length",
-    "Mean length, own and base's",
+    "Length to base's",
     "Prompts",
     "Unreadable",
     "Gate",
@@ -40,12 +43,12 @@ def rounds_section(run: Run) -> Section:
     if not rounds:
         return Section("rounds", "Rounds and the gate", [not_yet("No round has been evaluated")])
     table = Table(
-        "Win rates on held-out prompts with 95 % intervals; ties count one half. Lengths are in characters.",
+        "Win rates on held-out prompts with 95 % intervals; ties count one half. Length: own mean over the base's.",
         ROUND_COLUMNS,
-        [_round_row(entry) for entry in rounds],
+        [_round_row(entry, rounds) for entry in rounds],
     )
     reasons: list[list[Cell | str]] = [
-        [str(entry.get("round", MISSING)), _gate(entry), Cell(str(entry["reason"]), "prose")]
+        [str(entry.get("round", MISSING)), _gate(entry, rounds), Cell(str(entry["reason"]), "prose")]
         for entry in rounds
         if entry.get("reason")
     ]
@@ -53,12 +56,13 @@ def rounds_section(run: Run) -> Section:
         label: [
             point
             for entry in rounds
-            if (point := _point(f"round {entry.get('round')}", entry.get(key), "win_rate")) is not None
+            if not (key == "win_rate_vs_previous" and is_itself(rounds, entry))
+            and (point := _point(f"round {entry.get('round')}", entry.get(key), "win_rate")) is not None
         ]
         for label, key in (("over the base", "win_rate_vs_base"), ("over the best before", "win_rate_vs_previous"))
     }
     series = {label: points for label, points in series.items() if points}
-    blocks: list[Block] = [Text(_headline(rounds)), *_judge(run), table]
+    blocks: list[Block] = [Text(_headline(run)), *_judge(run), table]
     if reasons:
         blocks.append(Table("Why each round was promoted or held.", ["Round", "Gate", "Why"], reasons))
     averages: list[list[Cell | str]] = [
@@ -106,37 +110,42 @@ def _judge(run: Run) -> list[Block]:
     return [Text(sentence, tone="caution" if sentence.startswith("CAUTION") else "plain")]
 
 
-def _headline(rounds: Sequence[Mapping[str, Any]]) -> str:
-    promoted = [entry for entry in rounds if entry.get("promoted")]
-    held = sum(entry.get("promoted") is False for entry in rounds)
-    text = f"{len(promoted)} of {len(rounds)} rounds promoted, {held} held."
-    if promoted:
-        best = promoted[-1]
-        text += f" Best: round {best.get('round')}, win rate over the base {rate(best.get('win_rate_vs_base'))}."
+def _headline(run: Run) -> str:
+    rounds = run["rounds"]
+    kept = [entry for entry in rounds if is_itself(rounds, entry)]
+    promoted = sum(entry.get("promoted") is True for entry in rounds if entry not in kept)
+    held = sum(entry.get("promoted") is False for entry in rounds if entry not in kept)
+    text = f"{promoted} of {len(rounds)} rounds promoted, {held} held."
+    text += "".join(f" {kept_weights(entry).capitalize()}." for entry in kept)
+    best = best_model(run)
+    if best != "base":
+        won = rate((round_of(run, best) or {}).get("win_rate_vs_base"))
+        text += f" Best: {shown_model(best)}, win rate over the base {won}."
     return text
 
 
-def _round_row(entry: Mapping[str, Any]) -> list[Cell | str]:
+def _round_row(entry: Mapping[str, Any], rounds: Rounds) -> list[Cell | str]:
     previous, base = entry.get("win_rate_vs_previous") or {}, entry.get("win_rate_vs_base") or {}
     return [
         str(entry.get("round", MISSING)),
-        rate(previous),
+        MISSING if is_itself(rounds, entry) else rate(previous),
         rate(base),
         rate(base.get("length_controlled")),
-        _lengths(base),
+        _length_ratio(base),
         number(previous.get("num_pairs", base.get("num_pairs"))),
         number(previous.get("unreadable", base.get("unreadable"))),
-        _gate(entry),
+        _gate(entry, rounds),
     ]
 
 
-def _lengths(measured: Mapping[str, Any]) -> str:
-    """Give the mean lengths of both sides in characters."""
+def _length_ratio(measured: Mapping[str, Any]) -> str:
     own, other = measured.get("mean_length_a"), measured.get("mean_length_b")
-    return f"{number(own, 1)}, {number(other, 1)}" if is_number(own) and is_number(other) else MISSING
+    return f"× {own / other:.2f}" if is_number(own) and is_number(other) and other else MISSING
 
 
-def _gate(entry: Mapping[str, Any]) -> Cell:
+def _gate(entry: Mapping[str, Any], rounds: Rounds) -> Cell:
+    if is_itself(rounds, entry):
+        return Cell(f"kept {shown_model(str(entry['same_as']))}", "note")
     marks = {True: Cell("promoted", "good"), False: Cell("held", "bad")}
     return marks.get(entry.get("promoted"), Cell("open", "note"))  # type: ignore[arg-type]
 

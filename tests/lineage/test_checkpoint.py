@@ -63,7 +63,8 @@ def test_a_reward_model_was_trained_on_pairs_with_an_edited_answer(graph):
 
 
 def test_unknown_model_lists_those_that_are_there(graph):
-    with pytest.raises(DataError, match="has no model 'round_3'; it has: base, round_1, round_1/reward_model"):
+    there = "base, round_1, round_1/sft, round_2, round_2/sft, round_1/reward_model, round_2/reward_model"
+    with pytest.raises(DataError, match=f"has no model 'round_3'; it has: {there}"):
         tell_checkpoint(graph, "round_3")
 
 

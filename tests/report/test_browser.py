@@ -76,6 +76,20 @@ def test_it_renders_without_complaint_or_request_and_nothing_sticks_out(browser,
     assert len(sizes) == 14 and all(height > 80 and letters > 20 for height, letters in sizes)
 
 
+def test_the_table_of_rounds_fits_a_window_of_1280_pixels(browser, example_run, tmp_path):
+    lengths = {"num_pairs": 1000, "mean_length_a": 1234.5, "mean_length_b": 1198.7}
+    rounds = [
+        entry | {key: entry[key] | lengths for key in ("win_rate_vs_previous", "win_rate_vs_base")}
+        for entry in example_run["rounds"]
+    ]
+    rounds[1]["same_as"] = "round_1"
+    page = build_report(example_run | {"rounds": rounds})
+    tab, _ = opened(browser, written(page, tmp_path), viewport={"width": 1280 - 15, "height": 900})  # a scroll bar
+    table = tab.locator("#rounds .scroll").first
+    assert "kept round 1" in table.inner_text()
+    assert table.evaluate("frame => frame.scrollWidth <= frame.clientWidth")
+
+
 # All rules in light; what the others change.
 RULES = {"light": [], "dark": ["color-contrast"], "narrow": ["scrollable-region-focusable", "target-size"]}
 

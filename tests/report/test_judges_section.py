@@ -30,8 +30,15 @@ def test_matrix_fills_the_other_way_round(example_run):
         (row[0], model): cell for row in matrix.rows for model, cell in zip(matrix.columns[1:], row[1:], strict=True)
     }
     # base over round 1 is 1 / (1 + 10 ** (155 / 400)) = 0.291, so round 1 over the base is 0.709, 0.05 either way
-    assert (cells["base", "round 1"].text, cells["base", "round 1"].below) == ("0.29", "[0.24, 0.34]")
-    assert (cells["round 1", "base"].text, cells["round 1", "base"].below) == ("0.71", "[0.66, 0.76]")
+    assert (cells["base", "round 1"].text, cells["base", "round 1"].below) == ("0.29 ▼", "[0.24, 0.34]")
+    assert (cells["round 1", "base"].text, cells["round 1", "base"].below) == ("0.71 ▲", "[0.66, 0.76]")
+    # as far from 0.5: as dark a shade, 2 * 0.209, of another colour, and a mark; 55 points are 0.579 [0.529, 0.629]
+    down, up = cells["base", "round 1"], cells["round 1", "base"]
+    assert (down.style, up.style) == ("shaded less clear", "shaded more clear")
+    assert down.shade == up.shade == pytest.approx(0.418, abs=0.001)
+    # 18 points are 1 / (1 + 10 ** (-18 / 400)) = 0.526, 0.05 either way: 0.5 is within
+    assert (cells["round 2", "round 3"].text, cells["round 2", "round 3"].style) == ("0.53", "shaded more")
+    assert "▲" in matrix.caption and "▼" in matrix.caption
     assert cells["round 1", "round 1"].text == "–"
 
 

@@ -94,3 +94,10 @@ def test_values_cannot_break_the_card():
 def test_a_round_that_is_not_there_is_refused(example_run):
     with pytest.raises(DataError, match="round_1, round_2, round_3"):
         model_card(example_run, "round_9")
+
+
+def test_a_round_that_kept_earlier_weights_has_their_card(example_run):
+    first, second, _ = example_run["rounds"]
+    run = example_run | {"rounds": [first, second | {"same_as": "round_1"}]}
+    assert "- Model: round_1\n- Gate: Promoted: win rate 0.710" in model_card(run, "best")
+    assert "- Model: round_1\n" in model_card(run, "round_2")
