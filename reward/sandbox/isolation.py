@@ -41,13 +41,14 @@ def read_only_paths() -> list[str]:
 def bubblewrap_command(disk_mb: int) -> list[str]:
     """Return the command, up to the program, that makes the same place with bubblewrap."""
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    command += ["--proc", "/proc", "--size", str(disk_mb << 20), "--perms", "1777", "--tmpfs", "/tmp"]
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # After /tmp, which would hide a project that lies below it.
     for path in [*read_only_paths(), package]:
         target = os.readlink(path) if os.path.islink(path) else None
         command += ["--symlink", target, path] if target else ["--ro-bind", path, path]
     for device in DEVICES:
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    command += ["--proc", "/proc", "--size", str(disk_mb << 20), "--perms", "1777", "--tmpfs", "/tmp"]
     return [*command, "--symlink", "/tmp", "/dev/shm", "--remount-ro", "/", "--chdir", "/tmp"]
 
 

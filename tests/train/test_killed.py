@@ -107,7 +107,7 @@ def test_signal_saves_at_the_next_step_without_checkpoint_steps(bench, number):
     name = signal.Signals(number).name
     child = bench.start("sft", name, children.slow_down, 0.1, settings=())
     metrics = bench.folder / name / "metrics.jsonl"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not (metrics.is_file() and metrics.read_text().count("\n")):
         assert child.is_alive() and time.monotonic() < until, bench.said(name)
         time.sleep(0.02)
