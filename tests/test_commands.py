@@ -177,7 +177,7 @@ def test_killed_run_is_interrupted_and_ends_with_the_same_artifacts(bench, tmp_p
     out = capsys.readouterr().out
     assert "running     round_1/dpo" in out and out.endswith("small: running\n")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     bench.call("status")
     out = capsys.readouterr().out
     assert "interrupted round_1/dpo" in out and "running" not in out and out.endswith("small: interrupted\n")
@@ -198,7 +198,7 @@ def test_interrupt_from_the_keyboard_keeps_what_is_there(bench, capsys):
     process = bench.start(TRIVIAL_WAIT="sft")
     bench.wait_for("sft")
     process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=20)
+    _, message = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; the same command goes on where it was" in message and "Traceback" not in message
     bench.call("status")
@@ -213,7 +213,7 @@ def test_two_commands_at_once_run_every_stage_once(bench, capsys):
     planned = json.loads(capsys.readouterr().out)["stages"]
     both = [bench.start(), bench.start()]
     for process in both:
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert [process.returncode for process in both] == [0, 0]
     assert bench.ran() == Counter(row["stage"] for row in planned if row["status"] == "run")
     assert (bench.record["state"], len(bench.record["stages"])) == ("finished", len(planned))
@@ -225,8 +225,8 @@ def test_waiting_for_another_command_is_announced(bench, capsys):
     other = bench.start()
     assert "another command is running small" in other.stderr.readline()
     process.kill()
-    process.communicate(timeout=20)
-    other.communicate(timeout=60)
+    process.communicate(timeout=120)
+    other.communicate(timeout=120)
     assert other.returncode == 0
     assert find_run("small", bench.root).state == "finished"
 

@@ -141,7 +141,7 @@ def test_watch_waits_for_a_run_that_has_not_begun_and_ends_with_it(bench, monkey
     assert "there is no run 'small'" in watching.stderr.readline()
     running = bench.start()
     assert running.wait(60) == 0
-    out, err = watching.communicate(timeout=30)
+    out, err = watching.communicate(timeout=120)
     assert (watching.returncode, err) == (0, "")
     lines = out.splitlines()
     assert lines[-1] == "small: finished"
@@ -158,8 +158,8 @@ def test_watch_says_that_the_process_is_gone(bench):  # noqa: F811
     while "running     round_1/sft" not in (line := watching.stdout.readline()):
         assert line, "the watch ended early"
     running.send_signal(signal.SIGKILL)
-    running.communicate(timeout=20)
-    out, err = watching.communicate(timeout=20)
+    running.communicate(timeout=120)
+    out, err = watching.communicate(timeout=120)
     assert watching.returncode == 1
     assert out.endswith("small: interrupted\n")
     assert err == f"posttrain status: process {running.pid} is gone; run again to go on\n"
@@ -170,7 +170,7 @@ def test_watch_says_where_a_run_failed(bench, monkeypatch):  # noqa: F811
     with pytest.raises(MemoryError):
         bench.call("run")
     watching = watch(bench.root)
-    _, err = watching.communicate(timeout=20)
+    _, err = watching.communicate(timeout=120)
     assert (watching.returncode, err) == (1, "posttrain status: run small failed at round_1/sft; run again to go on\n")
 
 
@@ -183,11 +183,11 @@ def test_ctrl_c_ends_the_watch_and_not_the_run(bench):  # noqa: F811
     watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watching.stdout is not None and watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
-    _, err = watching.communicate(timeout=20)
+    _, err = watching.communicate(timeout=120)
     assert watching.returncode == 130 and "Traceback" not in err
     assert running.poll() is None
     running.kill()
-    running.communicate(timeout=20)
+    running.communicate(timeout=120)
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_a_real_run_is_redrawn_on_a_terminal_with_rate_and_time_left(tmp_path):
             running.kill()
     os.close(ours)
     running.wait(20)
-    _, err = watching.communicate(timeout=20)
+    _, err = watching.communicate(timeout=120)
     assert watching.returncode == 1
     assert err.endswith(f"posttrain status: process {running.pid} is gone; run again to go on\n")
     screens = seen.decode().replace("\r\n", "\n").split("\x1b[J")[1:]

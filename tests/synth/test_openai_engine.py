@@ -254,7 +254,7 @@ def transformers_serve(model_dir: Path, log: Path):
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 serving_is_missing = importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None
