@@ -13,7 +13,7 @@ from posttrain.evaluate.gate import gate
 from posttrain.evaluate.rating import ratings
 from posttrain.evaluate.win_rate import pair_scores, win_rate
 from posttrain.stages import StageCall
-from posttrain.steps.verifying import JOURNAL, verify_rows
+from posttrain.steps.verifying import JOURNAL, score_counts, verify_rows
 
 Row = dict[str, Any]
 
@@ -23,12 +23,7 @@ def verify(call: StageCall, judge: VerifierJudge, content: str) -> dict[str, Any
     rows = verify_rows(call, judge, read_rows(call.inputs["completions"] / "completions.jsonl"))
     write_jsonl(call.out / "scored.jsonl", rows)
     (call.out / JOURNAL).unlink()
-    scores = [row["score"] for row in rows if row.get("score") is not None]
-    return {
-        "num_rows": len(rows),
-        "num_errors": len(rows) - len(scores),
-        "mean_score": sum(scores) / len(scores) if scores else None,
-    }
+    return score_counts([row.get("score") for row in rows])
 
 
 def win_rate_of_scores(call: StageCall, names: list[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from posttrain.evaluate.matrix import (
 from posttrain.stages import StageCall
 from posttrain.steps.judging import open_pairwise, open_rubric
 from posttrain.steps.verifying import JOURNAL as SCORES
-from posttrain.steps.verifying import verify_rows
+from posttrain.steps.verifying import score_counts, verify_rows
 from reward.judges.asking import JOURNAL as REPLIES
 
 Row = dict[str, Any]
@@ -44,12 +44,7 @@ def rate_answers(call: StageCall, judge: VerifierJudge | RubricJudge, content: s
     write_jsonl(call.out / "scored.jsonl", scored)
     for journal in (SCORES, REPLIES):
         (call.out / journal).unlink(missing_ok=True)
-    scores = [row["score"] for row in scored if row.get("score") is not None]
-    return {
-        "num_rows": len(scored),
-        "num_errors": len(scored) - len(scores),
-        "mean_score": sum(scores) / len(scores) if scores else None,
-    }
+    return score_counts([row.get("score") for row in scored])
 
 
 def matrix_of_scores(
@@ -147,15 +142,13 @@ def _finish(
     result = {
         "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts)],
         "ratings": matrix_ratings(verdicts, anchor, seed, num_bootstrap),
-        "mean_scores": {name: _mean_score(of_model) for name, of_model in scored.items()},
+        "mean_scores": {
+            name: score_counts([row.get("score") for row in of_model])["mean_score"]
+            for name, of_model in scored.items()
+        },
     }
     atomic_write(call.out / "matrix.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
-
-
-def _mean_score(rows: Iterable[Row]) -> float | None:
-    scores = [row["score"] for row in rows if row.get("score") is not None]
-    return sum(scores) / len(scores) if scores else None
 
 
 def _completions(call: StageCall, names: Sequence[str]) -> dict[str, list[Row]]:

@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.config import VerifierJudge
 from posttrain.core.files import read_jsonl, write_jsonl
 from posttrain.stages import StageCall
-from posttrain.steps.verifying import JOURNAL, verify_rows
+from posttrain.steps.verifying import JOURNAL, score_counts, verify_rows
 from reward.errors import TooManyErrors
 
 KEY = ("prompt_id", "sample_index", "model")
@@ -36,13 +36,8 @@ def gold(
     kept = [{**{key: row.get(key) for key in KEY}, "gold": row["score"]} for row in judged]
     write_jsonl(call.out / "gold.jsonl", kept)
     (call.out / JOURNAL).unlink(missing_ok=True)
-    scores = [row["gold"] for row in kept if row["gold"] is not None]
-    return {
-        "num_rows": len(rows),
-        "num_errors": len(kept) - len(scores),
-        "mean_score": sum(scores) / len(scores) if scores else None,
-        "failure": failure,
-    }
+    # A verifier that stopped early left rows out: those count as asked, not as errors.
+    return {**score_counts([row["gold"] for row in kept]), "num_rows": len(rows), "failure": failure}
 
 
 def _first_prompts(path: Path, num_prompts: int) -> Iterator[dict[str, Any]]:

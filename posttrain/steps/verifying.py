@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from posttrain.config import VerifierAnnotator, VerifierJudge
@@ -31,3 +32,13 @@ def verify_rows(
     """
     settings = verifier.settings(call.execution.workers, max_error_rate)
     return run_verifier(verifier.function, rows, settings, call.out / JOURNAL)
+
+
+def score_counts(scores: Sequence[float | None]) -> dict[str, Any]:
+    """Count the scores of a stage for its metrics: rows, those that could not be judged (None), and the mean."""
+    known = [score for score in scores if score is not None]
+    return {
+        "num_rows": len(scores),
+        "num_errors": len(scores) - len(known),
+        "mean_score": sum(known) / len(known) if known else None,
+    }
