@@ -49,6 +49,8 @@ def test_the_page_says_so(run):
     assert "Best: round 1," in headline.text
     assert [row[1] for row in table.rows] == ["0.500 [0.456, 0.544]", "–", "–"]
     assert [row[-1].text for row in table.rows] == ["promoted", "kept round 1", "kept round 1"]
+    drawn = rounds_section(page).blocks[-1].svg
+    assert "round 1" in drawn and "round 2" not in drawn and "round 3" not in drawn
     best, gate = (card for card in overview_section(page).blocks[0].cards[:2])
     assert (best.value, gate.value, gate.note) == (
         "round 1", "1 of 3", "0 held, 2 kept the weights of the best before"

@@ -140,7 +140,7 @@ def winrate(args: Namespace) -> None:
         _refuse_nothing(path, len(rows))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the judging first
-    names = (f"A, {args.a}", f"B, {args.b}")
+    names = (f"A ({args.a})", f"B ({args.b})")
     verdicts = compare(rows_a, rows_b, args.judge, args.judge_template, args.seed, out, names)
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
     (out / JOURNAL).unlink(missing_ok=True)

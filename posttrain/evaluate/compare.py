@@ -28,7 +28,7 @@ def compare(
     template: str | Path | None = None,
     seed: int = 0,
     out: Path | None = None,
-    names: tuple[str, str] = ("the rows of A", "the rows of B"),
+    names: tuple[str, str] = ("A", "B"),
 ) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
@@ -43,7 +43,7 @@ def compare(
         out: folder where a verifier keeps each score as it comes, ``llm`` and ``rubric`` each reply, to go on from
             there when they were stopped. Replies stay in it (``reward.judges.asking.JOURNAL``): remove them when the
             verdicts are written.
-        names: what the rows of A and of B are, for a verifier's messages; their files for example.
+        names: what the rows of A and of B are, for messages; with their files for example.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -56,9 +56,9 @@ def compare(
     decide, target = parse_judge(judge_spec, template, seed, out, names)
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
-    pairing = pair_rows(rows_a, rows_b)
-    warn_missing("A", pairing.missing_in_a)
-    warn_missing("B", pairing.missing_in_b)
+    pairing = pair_rows(rows_a, rows_b, names)
+    warn_missing(names[0], pairing.missing_in_a)
+    warn_missing(names[1], pairing.missing_in_b)
     return decide(rows_a, rows_b, target)
 
 
@@ -74,7 +74,7 @@ def parse_judge(
     template: str | Path | None = None,
     seed: int = 0,
     out: Path | None = None,
-    names: tuple[str, str] = ("the rows of A", "the rows of B"),
+    names: tuple[str, str] = ("A", "B"),
 ) -> tuple[Compare, str]:
     """Split a judge into the function that compares by it, and its target."""
     kind, _, target = judge_spec.partition(":")
@@ -122,7 +122,7 @@ def by_verifier(
     rows_b: list[Row],
     function: str,
     out: Path | None = None,
-    names: tuple[str, str] = ("the rows of A", "the rows of B"),
+    names: tuple[str, str] = ("A", "B"),
 ) -> list[Row]:
     """Let a verifier's score decide; equal scores tie, and an answer that it failed on has no say."""
     from posttrain.evaluate.verified import compare_by_verifier

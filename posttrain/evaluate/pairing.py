@@ -28,20 +28,23 @@ class Pairing:
     missing_in_b: list[str]
 
 
-def pair_rows(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> Pairing:
+def pair_rows(rows_a: Iterable[Row], rows_b: Iterable[Row], names: tuple[str, str] = ("A", "B")) -> Pairing:
     """Join the rows of A and B by ``prompt_id``.
+
+    Args:
+        names: what the rows of A and of B are, for messages; with their files for example.
 
     Raises:
         DataError: rows without an id, the same sample twice, one id with two different prompts, or no id in common.
     """
-    side_a, side_b = _by_prompt(rows_a, "A"), _by_prompt(rows_b, "B")
+    side_a, side_b = _by_prompt(rows_a, names[0]), _by_prompt(rows_b, names[1])
     shared = sorted(side_a.keys() & side_b.keys())
     if not shared:
         raise DataError(
-            f"A has {len(side_a)} prompts and B has {len(side_b)}, and no prompt_id is in both; "
+            f"{names[0]} has {len(side_a)} prompts and {names[1]} has {len(side_b)}, and no prompt_id is in both; "
             "sample both models from the same prompts file"
         )
-    faults = Faults("A and B")
+    faults = Faults(" and ".join(names))
     for prompt_id in shared:
         prompt_a, prompt_b = side_a[prompt_id][0].get("prompt"), side_b[prompt_id][0].get("prompt")
         if prompt_a is not None and prompt_b is not None and _messages(prompt_a) != _messages(prompt_b):

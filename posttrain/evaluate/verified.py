@@ -20,7 +20,7 @@ def compare_by_verifier(
     rows_b: list[Row],
     verifier: str,
     out: Path | None = None,
-    names: tuple[str, str] = ("the rows of A", "the rows of B"),
+    names: tuple[str, str] = ("A", "B"),
 ) -> list[Row]:
     """Let a verifier's score decide; equal scores tie, and an answer that it failed on has no say.
 
@@ -28,7 +28,7 @@ def compare_by_verifier(
         verifier: a name, as `reward.verifiers.settings.parse_verifier` reads it.
         out: folder for `scored_a.jsonl` and `scored_b.jsonl`, with reasons and errors. Where the verifier is stopped,
             what it has scored stays there, and the same call goes on from it.
-        names: what the rows of A and of B are, for messages; their files for example.
+        names: what the rows of A and of B are, for messages; with their files for example.
 
     Raises:
         DataError: the verifier, or a value of its options, cannot be used; seen before anything runs.
@@ -43,7 +43,7 @@ def compare_by_verifier(
     scored: list[list[Row]] = []
     journals = [None if out is None else out / f"verifier_{side}.journal.jsonl" for side in ("a", "b")]
     for rows, journal, name in zip((rows_a, rows_b), journals, names, strict=True):
-        scored.append(run_verifier(function, rows, settings, journal, name))
+        scored.append(run_verifier(function, rows, settings, journal, f"the rows of {name}"))
     for side, rows, journal in zip(("a", "b"), scored, journals, strict=True):
         if out is not None and journal is not None:
             write_jsonl(out / f"scored_{side}.jsonl", rows)

@@ -56,7 +56,7 @@ def rounds_section(run: Run) -> Section:
         label: [
             point
             for entry in rounds
-            if not (key == "win_rate_vs_previous" and is_itself(rounds, entry))
+            if not is_itself(rounds, entry)  # its weights have their point already
             and (point := _point(f"round {entry.get('round')}", entry.get(key), "win_rate")) is not None
         ]
         for label, key in (("over the base", "win_rate_vs_base"), ("over the best before", "win_rate_vs_previous"))

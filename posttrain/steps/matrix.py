@@ -16,7 +16,6 @@ from posttrain.evaluate.judge_agreement import judge_agreement
 from posttrain.evaluate.labels import read_numbered_labels
 from posttrain.evaluate.llm_judge import compare_by_llm
 from posttrain.evaluate.matrix import (
-    Pair,
     Verdicts,
     judge_pairs,
     matrix_entries,
@@ -76,17 +75,14 @@ def matrix_of_judge(
         opened = opened or open_pairwise(call, call.inputs.get("judge"), judge, judge.template, seed)
         return compare_by_llm(a, b, opened)
 
-    known = _known(call.inputs["known"]) | _finished_pairs(call.out)
+    known = _known(call.inputs["known"])
     verdicts: Verdicts = {}
     for pair, rows in judge_pairs(completions, compare, known, _first_by_hash(completions, num_prompts)):
         verdicts[pair] = rows
-        if pair not in known:
-            write_jsonl(_pair_file(call.out, pair), [{"a": pair[0], "b": pair[1], **row} for row in rows])
-            (call.out / REPLIES).unlink(missing_ok=True)
         call.progress(len(verdicts), len(pairs_of(names)))
-    for path in call.out.glob("pair-*.jsonl"):  # verdicts.jsonl holds them all
-        path.unlink()
-    return _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+    result = _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+    (call.out / REPLIES).unlink(missing_ok=True)
+    return result
 
 
 def matrix_of_labels(
@@ -196,20 +192,6 @@ def _known(folders: Iterable[Path]) -> Verdicts:
         if a != b:
             found[a, b] = read_rows(folder / "verdicts.jsonl")
     return found
-
-
-def _finished_pairs(out: Path) -> Verdicts:
-    """Read the pairs that an interrupted run has judged."""
-    found = [read_rows(path) for path in sorted(out.glob("pair-*.jsonl"))]
-    return {
-        (rows[0]["a"], rows[0]["b"]): [{k: v for k, v in row.items() if k not in ("a", "b")} for row in rows]
-        for rows in found
-        if rows
-    }
-
-
-def _pair_file(out: Path, pair: Pair) -> Path:
-    return out / f"pair-{hashlib.sha256(' / '.join(pair).encode()).hexdigest()[:16]}.jsonl"
 
 
 def _first_by_hash(completions: Mapping[str, Sequence[Row]], num_prompts: int | None) -> Callable[[str], bool]:

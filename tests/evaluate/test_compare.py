@@ -76,6 +76,17 @@ def test_prompts_that_one_side_lacks_are_named(tmp_path, caplog):
     assert "1 prompts are not in B and are left out: only_a" in caplog.text
 
 
+def test_what_cannot_be_paired_is_named_by_its_file():
+    names = ("A (a.jsonl)", "B (b.jsonl)")
+    other = {**row("p", "red"), "prompt": "say something else"}
+    with pytest.raises(DataError, match=r"(?s)A \(a.jsonl\) and B \(b.jsonl\).*'p' is another prompt"):
+        compare([row("p", "red")], [other], "labels:none", names=names)
+    with pytest.raises(DataError, match=r"(?s)the rows of B \(b.jsonl\).*row 2: sample 0 of .* is there twice"):
+        compare([row("p", "red")], [row("p", "red")] * 2, "labels:none", names=names)
+    with pytest.raises(DataError, match=r"A \(a.jsonl\) has 1 prompts and B \(b.jsonl\) has 1, and no prompt_id"):
+        compare([row("p", "red")], [row("q", "red")], "labels:none", names=names)
+
+
 def test_unknown_judges_are_refused():
     for spec in ("oracle:x", "verifier", "labels:"):
         with pytest.raises(DataError, match="reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL, rubric:DIR"):
