@@ -19,7 +19,7 @@ quickstart: install
 
 # Two processes: half of the suite's time is waiting for children to start.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

@@ -21,10 +21,25 @@ WORDS = _TEXT.split()
 
 
 def pytest_collection_modifyitems(items):
-    """Let a file's tests share a process, where several run, and those of Ray one: it has one cluster on a machine."""
-    for item in items:
-        group = "ray" if "ray" in item.path.stem else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with the files that hold slow tests: at the end no process is left with a long one alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let a file's tests share a process, and so what they set up; those of Ray too: it has one cluster on a machine.
+
+    xdist's own groups do nothing since pytest 9.2, which reads no node id that a plugin has changed.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if "ray" in Path(file).stem else file
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -362,7 +362,7 @@ def test_a_shared_template_and_system_message_flag_nothing():
     kept, dropped, report = decontaminate(rows[:1000], {"exam": rows[1000:]})
     assert (len(kept), dropped, report["flags"], report["unjudgeable"]) == (1000, [], [], [])
     # The plain rule, all 8-grams counted, takes the lot.
-    assert len(decontaminate(rows[:1000], {"exam": rows[1000:]}, boilerplate_rows=10**6)[1]) > 900
+    assert len(decontaminate(rows[:150], {"exam": rows[1000:]}, boilerplate_rows=10**6)[1]) > 135
     # Few rows show no template by counting; naming it does.
     few = decontaminate(rows[:2], {"exam": rows[1000:]}, boilerplate=[template])
     assert few[1] == []
