@@ -23,6 +23,7 @@ from reward.judges.quoting import read_template
 from reward.judges.rubric import PLACES as RUBRIC_PLACES
 from reward.pair_rules import RULES
 from reward.preferences import check_strength_names
+from synth.filters.language import check_languages
 from synth.prompts.template import load_template
 
 MAX_SHOWN = 20
@@ -46,7 +47,7 @@ def load_checked_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def _name_faults(data: Mapping[str, Any]) -> Iterator[str]:
-    """Check names that other packages own: rules of selection, templates of self-instruct."""
+    """Check names that other packages own: rules of selection, templates of self-instruct, languages."""
     select, prompts = data.get("select"), data.get("prompts")
     rule = select.get("rule") if isinstance(select, Mapping) else None
     if isinstance(rule, str) and rule not in RULES:
@@ -56,6 +57,11 @@ def _name_faults(data: Mapping[str, Any]) -> Iterator[str]:
         name = generator.get("template", "practice") if isinstance(generator, Mapping) else "practice"
         if isinstance(name, str) and name != "practice" and not name.endswith(".txt"):
             yield from _caught(f"prompts.generators.{index}.template", partial(load_template, name))
+    evaluate = data.get("evaluate")
+    drift = evaluate.get("drift") if isinstance(evaluate, Mapping) else None
+    languages = drift.get("languages") if isinstance(drift, Mapping) else None
+    if languages and isinstance(languages, list) and all(isinstance(language, str) for language in languages):
+        yield from _caught("evaluate.drift.languages", partial(check_languages, languages))
 
 
 def _mappings(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -159,6 +159,8 @@ def test_a_servers_local_copy_is_relative_to_the_recipe_and_has_to_be_a_model(tm
         ("annotate=null", "reward_model.kind train needs an annotate section"),
         ("prompts.generators=[]", "prompts has neither generators nor files"),
         ("students.0.name=base", "students are called base"),
+        ("evaluate.drift.languages=[en, xx]", "evaluate.drift.languages: languages xx are not known; there are: "),
+        ("evaluate.drift.languages=[en]", "evaluate.drift.languages: ['en']: expected two languages or more"),
     ],
 )
 def test_a_fault_names_its_place_and_the_remedy(recipe_file, override, expected):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from posttrain.config.base import NaturalInt, Nucleus, PositiveFloat, PositiveInt, Probability, Section, how
 from posttrain.config.models import EndpointModel, FolderModel, HubModel
@@ -94,11 +94,22 @@ class DriftConfig(Section):
     max_refusal_share: Probability | None = 0.1
     """Share of answers that refuse, by the phrase lists of synth/filters/refusals.txt. Ours."""
     max_language_shift: Probability | None = 0.1
-    """Total variation distance between the scripts of the policy's and the base's answers. Ours."""
+    """Total variation distance between the languages of the policy's and the base's answers; scripts alone where
+    `languages` names none. Ours."""
+    languages: list[str] = []
+    """ISO 639-1 codes of the languages to tell apart, two or more: those of the prompts, and those that answers might
+    slip into."""
     max_truncated_share: Probability | None = 0.1
     """Share of answers cut at max_completion_tokens. Ours."""
     on_alarm: Literal["warn", "stop"] = how("warn")
     """warn: alarms are shown; stop: the run ends with exit code 1 after the round that raised one."""
+
+    @field_validator("languages")
+    @classmethod
+    def _two_or_more(cls, languages: list[str]) -> list[str]:
+        if len(set(languages)) == 1 or len(set(languages)) < len(languages):
+            raise ValueError(f"{languages}: expected two languages or more, each once; one alone is found everywhere")
+        return languages
 
 
 class EvaluateConfig(Section):

@@ -8,11 +8,12 @@ somebody should look.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from posttrain.config import DriftConfig
 from posttrain.evaluate.pairing import completion_text, mean_length
+from synth.filters.language import main_language
 from synth.filters.refusal import refusal_verdict
 from synth.filters.script import main_script
 from synth.words import normalized_words
@@ -36,13 +37,14 @@ def drift_measures(policy: Sequence[Row], base: Sequence[Row], kl: float | None,
     lengths, distinct = [mean_length(list(rows)) or 0.0 for rows in (policy, base)], distinct_share(theirs)
     length = lengths[0] / max(lengths[1], 1.0)
     floor = None if limits.min_distinct_share is None else limits.min_distinct_share * distinct
+    shift, tongues = language_shift(ours, theirs, limits.languages), "languages" if limits.languages else "scripts"
     rows = [
         _row("kl_from_base", kl, None, limits.max_kl_from_base, "nats per token from the base"),
         _row("mean_length_ratio", length, limits.min_mean_length_ratio, limits.max_mean_length_ratio, "of the base's"),
         _row("distinct_share", distinct_share(ours), floor, None, "of word pairs are distinct") | {"base": distinct},
         _row("refusal_share", refusal_share(ours), None, limits.max_refusal_share, "of the answers refuse")
         | {"base": refusal_share(theirs)},
-        _row("language_shift", language_shift(ours, theirs), None, limits.max_language_shift, "in other scripts"),
+        _row("language_shift", shift, None, limits.max_language_shift, f"in other {tongues}"),
         _row("truncated_share", truncated_share(policy), None, limits.max_truncated_share, "of the answers were cut")
         | {"base": truncated_share(base)},
     ]
@@ -79,17 +81,28 @@ def refusal_share(texts: Sequence[str]) -> float:
     return sum(refusal_verdict(text) == "refusal" for text in texts) / len(texts)
 
 
-def language_shift(texts: Sequence[str], others: Sequence[str]) -> float:
-    """Give the total variation distance between the main scripts of two sets of texts, in [0, 1].
+def language_shift(texts: Sequence[str], others: Sequence[str], languages: Sequence[str] = ()) -> float:
+    """Give the total variation distance between the languages of two sets of texts, in [0, 1].
 
-    0.2 means that a fifth of the texts is written in another script. Languages of one script are not told apart, and
-    texts without letters are left out; 0 where one side has no other.
+    0.2 means that a fifth of the texts is in another language. Scripts are compared too, which shows languages that are
+    not named, and the larger distance is given.
+
+    Args:
+        languages: those to tell apart, as `synth.filters.language.main_language` takes them; scripts alone where none.
     """
-    counts = [Counter(script for text in side if (script := main_script(text)) is not None) for side in (texts, others)]
+    scripts = _variation(*([main_script(text) for text in side] for side in (texts, others)))
+    if not languages:
+        return scripts
+    return max(scripts, _variation(*([main_language(text, languages) for text in side] for side in (texts, others))))
+
+
+def _variation(labels: Iterable[str | None], others: Iterable[str | None]) -> float:
+    """Give the total variation distance of two sets of labels without those left open; 0 where a side has none."""
+    counts = [Counter(label for label in side if label is not None) for side in (labels, others)]
     if not all(counts):
         return 0.0
-    shares = [{script: count / side.total() for script, count in side.items()} for side in counts]
-    return sum(abs(shares[0].get(script, 0.0) - shares[1].get(script, 0.0)) for script in {*shares[0], *shares[1]}) / 2
+    shares = [{label: count / side.total() for label, count in side.items()} for side in counts]
+    return sum(abs(shares[0].get(label, 0.0) - shares[1].get(label, 0.0)) for label in {*shares[0], *shares[1]}) / 2
 
 
 def truncated_share(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -14,12 +14,16 @@ from synth.filters.length import Part
 from synth.filters.partition import Dropped, Kept, partition
 from synth.rows import Row, completion_text, content_of, prompt_messages, prompt_text
 
-# Code, formulas, links and markup are Latin in every language, so they say nothing about it.
 _NO_LANGUAGE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|<[^<>\n]*>|https?://\S+|(?<!\S)[^\s@]++@\S+", re.DOTALL
 )
 _JAPANESE_KANA_SHARE = 0.1
 _NAMES = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA", "BOPOMOFO": "HAN"}
+
+
+def prose(text: str) -> str:
+    """Return a text without code, formulas, links and markup, which are Latin in every language."""
+    return _NO_LANGUAGE.sub(" ", text)
 
 
 def script_shares(text: str) -> dict[str, float]:
@@ -28,7 +32,7 @@ def script_shares(text: str) -> dict[str, float]:
     Scripts go by their Unicode names (LATIN, CYRILLIC, ARABIC, DEVANAGARI, HANGUL, …); Han characters are HAN, or
     JAPANESE together with the kana where a tenth of both are kana. Empty where there is no letter.
     """
-    counts = Counter(_script(character) for character in _NO_LANGUAGE.sub(" ", text) if character.isalpha())
+    counts = Counter(_script(character) for character in prose(text) if character.isalpha())
     han, kana = counts.pop("HAN", 0), counts.pop("KANA", 0)
     if han + kana:
         counts["JAPANESE" if kana >= _JAPANESE_KANA_SHARE * (han + kana) else "HAN"] = han + kana
@@ -39,7 +43,7 @@ def script_shares(text: str) -> dict[str, float]:
 
 def main_script(text: str, min_letters: int = 3) -> str | None:
     """Name the script of most letters, or None where fewer than `min_letters` letters leave it open."""
-    letters = sum(character.isalpha() for character in _NO_LANGUAGE.sub(" ", text))
+    letters = sum(character.isalpha() for character in prose(text))
     return next(iter(script_shares(text))) if letters >= min_letters else None
 
 

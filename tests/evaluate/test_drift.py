@@ -78,3 +78,26 @@ def test_an_apology_inside_an_answer_is_no_refusal():
 def test_scripts_are_compared_as_shares_of_answers():
     assert language_shift(["yes", "nope", "нет да"], ["yes", "nope", "maybe"]) == pytest.approx(1 / 3)
     assert language_shift(["12 34"], ["yes"]) == 0.0  # numbers are in no script
+
+
+def test_languages_of_one_script_are_told_apart_where_the_recipe_names_them():
+    base = answers("the answer is a red horse", "la réponse est un cheval rouge", "die Antwort ist ein rotes Pferd")
+    slipped = answers("the answer is a red horse", "the answer is a red house", "die Antwort ist ein rotes Haus")
+    # French is 1/3 of the base's and 0 of the policy's, English 1/3 and 2/3: half of 1/3 + 1/3.
+    row = measured(slipped, base, languages=["en", "de", "fr"])["language_shift"]
+    assert row["value"] == pytest.approx(1 / 3) and row["alarm"]
+    assert row["reason"] == "0.333 in other languages, above the threshold of 0.1"
+    assert measured(slipped, base)["language_shift"]["value"] == 0.0  # all of it is Latin
+    assert measured(base, base, languages=["en", "de", "fr"])["language_shift"]["value"] == 0.0
+
+
+def test_a_language_that_is_not_named_shows_by_its_script():
+    texts, others = ["ответ красная лошадь", "the answer is a horse"], ["the answer is a house", "it is a horse"]
+    assert language_shift(texts, others, ["en", "de"]) == pytest.approx(0.5)
+
+
+def test_answers_whose_language_is_open_count_on_no_side():
+    numbers = ["8 , 17 .", "x = 1; y = x", "`print(1)`", ""]
+    english, german = "the answer is a red house", "die Antwort ist ein rotes Haus"
+    # Of those that have one, half are German on both sides.
+    assert language_shift([english, german, *numbers], [english, german], ["en", "de"]) == 0.0

@@ -7,6 +7,7 @@ import pytest
 from synth.dedup.exact import exact_duplicates
 from synth.errors import SynthError
 from synth.filters.control_tokens import drop_control_tokens
+from synth.filters.language import check_languages, main_language
 from synth.filters.length import keep_token_count, keep_word_count
 from synth.filters.partition import check_drop_rate, clean
 from synth.filters.phrases import drop_phrases
@@ -178,6 +179,34 @@ def test_script_shares():
     assert (
         main_script("Объясни `print(hello_world_of_letters)` и ```python\nfor x in range(10): pass\n```") == "CYRILLIC"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("the train to the village leaves in the morning", "en"),
+        ("der Zug ins Dorf fährt am Morgen ab", "de"),
+        ("le train pour le village part le matin", "fr"),
+        ("el tren al pueblo sale por la mañana", "es"),
+        ("Voici le programme : ```for the in of and is: that```", "fr"),  # code has no language
+        ("```the of and is that```", None),
+        ("8 , 17 .", None),
+        ("ok", None),
+        ("", None),
+    ],
+)
+def test_languages_of_one_script(text, language):
+    assert main_language(text, ["en", "de", "fr", "es"]) == language
+
+
+def test_of_two_languages_a_coin_is_not_tossed():
+    assert main_language("x = 1; y = x", ["en", "de"]) is None
+    assert main_language("the train leaves in the morning", ["en", "de"]) == "en"
+
+
+def test_unknown_languages_are_refused():
+    with pytest.raises(SynthError, match="languages klingon, xx are not known; there are: .*de, .*en"):
+        check_languages(["en", "xx", "klingon"])
 
 
 def test_scripts_of_a_recipe():
