@@ -7,7 +7,7 @@ import pytest
 from synth.dedup.exact import exact_duplicates
 from synth.errors import SynthError
 from synth.filters.control_tokens import drop_control_tokens
-from synth.filters.language import check_languages, main_language
+from synth.filters.language import KNOWN, check_languages, main_language
 from synth.filters.length import keep_token_count, keep_word_count
 from synth.filters.partition import check_drop_rate, clean
 from synth.filters.phrases import drop_phrases
@@ -207,6 +207,14 @@ def test_of_two_languages_a_coin_is_not_tossed():
 def test_unknown_languages_are_refused():
     with pytest.raises(SynthError, match="languages klingon, xx are not known; there are: .*de, .*en"):
         check_languages(["en", "xx", "klingon"])
+    with pytest.raises(SynthError, match="languages xx are not known"):
+        main_language("the train", ["en", "xx"])
+
+
+def test_known_languages_are_those_of_the_library():
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    assert sorted(LanguageIdentifier.from_model_file(MODEL_FILE).labels) == sorted(KNOWN)
 
 
 def test_scripts_of_a_recipe():
