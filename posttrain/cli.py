@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        told = _refusal_of_the_system(error)
+        told = _refusal_of_the_system(error, args)
         if told is None:
             raise
         print(f"posttrain {args.verb}: {told}", file=sys.stderr)
@@ -60,24 +60,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _refusal_of_the_system(error: Exception) -> str | None:
+def _refusal_of_the_system(error: Exception, args: argparse.Namespace) -> str | None:
     """Return what to tell of an error that is the disk's or a given path's, None where it is a fault of ours."""
     if tells_of_no_room(error):
         last = " ".join(str(error).split())[-200:]
         return f"no room to write ({last}). Finished stages are whole. Free some space and run the same command again."
     if isinstance(error, OSError) and error.errno in REFUSED_PATHS:
         return f"{error.filename or 'a file'}: {error.strerror}; give another place, or mend this one"
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str) and _is_given(error.filename, args):
+        return f"{error.filename}: it is not there and cannot be made; give another place"
     return None
 
 
+def _is_given(path: str, args: argparse.Namespace) -> bool:
+    """Tell whether a path, or what it lies in, was typed: others are ours, and their lack a fault of ours."""
+    given = [value for value in vars(args).values() if isinstance(value, str) and os.sep in value]
+    return any(path == value or value.startswith(path + os.sep) or path.startswith(value + os.sep) for value in given)
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; key=value items may stand anywhere among the options, which argparse alone does not allow."""
+    """Parse; a row's id and key=value items may stand behind options, which argparse alone does not allow."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    if getattr(args, "row_id", "") is None and rest and not rest[0].startswith("-"):  # options before the row's id
+        args.row_id = rest.pop(0)
     values = getattr(args, "overrides", None)
     wrong = [item for item in rest if item.startswith("-") or "=" not in item or values is None]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if args.verb == "trace" and (args.row_id is None) == (args.model is None):
+        parser.error("trace follows one thing: give the id of a row, or --model with what rows trained")
     if values is not None:
         args.overrides = [*values, *rest]
     return args
@@ -145,9 +157,8 @@ def _add_inspection(verbs: argparse._SubParsersAction) -> None:
     parser = _run_verb(
         verbs, "trace", "lineage:trace", "follow a row to the checkpoints that it trained, or a checkpoint to its rows"
     )
-    followed = parser.add_mutually_exclusive_group(required=True)
-    followed.add_argument("row_id", nargs="?", help="prompt_id or its beginning, or prompt_id:sample_index")
-    followed.add_argument("--model", help="what trained it: best, round_2, round_2/sft, a student's name")
+    parser.add_argument("row_id", nargs="?", help="prompt_id or its beginning, or prompt_id:sample_index")
+    parser.add_argument("--model", help="what trained it: best, round_2, round_2/sft, a student's name")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", metavar="FILE.parquet", help="with --model, write every answer that trained it")
     parser.add_argument("--text", action="store_true", help="with --out, add prompts and completions")

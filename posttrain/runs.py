@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from typing import Any
 from posttrain.core.errors import DataError, StorageError
 from posttrain.core.files import is_locked
 from posttrain.store.artifacts import Artifact, ArtifactStore
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """File in a run's folder that a command holds locked while it runs."""
@@ -68,6 +71,26 @@ class Run:
             artifact = self.store.find_address(row["stage"], row["address"])
             if artifact.manifest is not None:
                 yield row["label"], artifact
+
+    @cached_property
+    def lost(self) -> list[str]:
+        """Name what finished stages have made and is not there any more: `round_1/scores: score/16237d7bb38e`."""
+        there = {artifact.reference for _, artifact in self.artifacts()}
+        made = [row for row in self.record["stages"] if row["status"] in ("hit", "ran")]
+        return [
+            f"{row['label']}: {row['stage']}/{row['address']}"
+            for row in made
+            if f"{row['stage']}/{row['address']}" not in there
+        ]
+
+    def warn_of_lost(self) -> None:
+        """Say what is gone before something is told of the run without it."""
+        if self.lost:
+            log.warning(
+                "%d artifacts of run %s are not there any more, and what follows leaves them out: %s. "
+                "Run the recipe again to have them made anew",
+                len(self.lost), self.name, ", ".join(self.lost[:5]) + (", …" if len(self.lost) > 5 else ""),
+            )  # fmt: skip
 
     def metrics(self, label: str) -> Mapping[str, Any] | None:
         """Return the metrics of a named artifact, None if it is not there."""

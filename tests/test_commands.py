@@ -367,6 +367,22 @@ def test_trace_follows_a_prompt_to_the_checkpoints(bench, capsys):
     assert trained == ["round_1/sft", "round_1/dpo"]
 
 
+def test_trace_takes_the_row_behind_options(bench, capsys):
+    bench.call("run")
+    capsys.readouterr()
+    assert bench.call("trace", "--json", "p") == 0
+    assert json.loads(capsys.readouterr().out)["prompt_id"] == "p"
+
+
+def test_a_place_that_cannot_be_made_is_told_without_a_traceback(tmp_path, capsys):
+    verifier, rows = tmp_path / "one.py", tmp_path / "rows.jsonl"
+    verifier.write_text("def verify(prompt, completion, row):\n    return 1.0\n")
+    rows.write_text('{"prompt_id": "p", "prompt": "say", "completion": "yes"}\n')
+    files = ["--a", str(rows), "--b", str(rows), "--judge", f"verifier:{verifier}:verify"]
+    assert main(["winrate", *files, "--out", "/proc/nowhere/out"]) == 1
+    assert "/proc/nowhere: it is not there and cannot be made; give another place" in capsys.readouterr().err
+
+
 def test_trace_of_one_sample_leaves_the_others_out(bench, capsys):
     bench.call("run", "num_rounds=1")
     capsys.readouterr()

@@ -74,6 +74,23 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(finished: Run, tm
     assert results(tmp_path) == results(finished.folder.parent.parent)
 
 
+def test_what_is_gone_is_said_before_anything_is_told_without_it(finished, tmp_path, capsys, caplog):
+    root = tmp_path / "copy"
+    shutil.copytree(finished.folder.parent.parent, root, symlinks=True)
+    lost = find_run("tiny", root).artifact("round_1/select")
+    rows = read_rows(lost.path / "sft.jsonl")
+    assert find_run("tiny", root).lost == []
+    shutil.rmtree(lost.path)
+    told = f"round_1/select: {lost.reference}"
+    for command in (["trace", "tiny", "--model", "best"], ["trace", "tiny", rows[0]["prompt_id"]], ["report", "tiny"]):
+        caplog.clear()
+        assert main([*command, "--root", str(root)]) == 0
+        assert f"run tiny are not there any more, and what follows leaves them out: {told}. Run" in caplog.text
+    page = (root / "runs" / "tiny" / "report.html").read_text()
+    assert "1 artifacts of this run were gone when this page was made" in page and told in page
+    capsys.readouterr()
+
+
 def test_report_json_has_the_shape_of_the_interface(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     root = str(finished.folder.parent.parent)
     capsys.readouterr()

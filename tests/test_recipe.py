@@ -160,6 +160,7 @@ def test_a_servers_local_copy_is_relative_to_the_recipe_and_has_to_be_a_model(tm
         ("prompts.generators=[]", "prompts has neither generators nor files"),
         ("students.0.name=base", "students are called base"),
         ("evaluate.drift.languages=[en, xx]", "evaluate.drift.languages: languages xx are not known; there are: "),
+        ("evaluate.drift={min_mean_length_ratio: 3}", "evaluate.drift: min_mean_length_ratio 3.0 is above max_mean"),
         ("evaluate.drift.languages=[en]", "evaluate.drift.languages: ['en']: expected two languages or more"),
     ],
 )

@@ -16,6 +16,7 @@ def report(args: Namespace) -> None:
     from posttrain.report.collect import collect
 
     found = find_run(args.run, Path(args.root))
+    found.warn_of_lost()
     if args.json:
         print(json.dumps(collect(found), indent=1, ensure_ascii=False))
     else:
@@ -28,12 +29,8 @@ def verify(args: Namespace) -> None:
 
     found = find_run(args.run, Path(args.root))
     artifacts = {artifact.reference: artifact for _, artifact in found.artifacts()}
-    missing = [
-        f"{row['label']}: {row['stage']}/{row['address']} is not there"
-        for row in found.record["stages"]
-        if row["status"] in ("hit", "ran") and f"{row['stage']}/{row['address']}" not in artifacts
-    ]
-    faults = missing + [line for artifact in artifacts.values() for line in damaged_files(artifact)]
+    faults = [f"{lost} is not there" for lost in found.lost]
+    faults += [line for artifact in artifacts.values() for line in damaged_files(artifact)]
     if faults:
         raise StorageError(
             f"{len(faults)} faults in run {found.name}:\n  "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,12 +12,21 @@ from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.model_names import find_answers
 from posttrain.runs import find_run
 
+log = logging.getLogger(__name__)
+
+LEFT_OUT = {
+    "unknown": "labels are on pairs that the key does not have, and are left out; give the key of all of them",
+    "repeated": "labels repeat a pair by the same labeller, and the last counts; tell people apart by `labeller`",
+    "missing": "pairs of the key have no label",
+}
+"""Counts of a summary that a person should hear of."""
+
 
 def pairs(args: Namespace) -> None:
     """Write pairs of answers for labelling, and the key to them."""
     from posttrain.evaluate.blind_pairs import make_pairs
     from posttrain.evaluate.compare import warn_missing
-    from posttrain.evaluate.pairing import pair_rows
+    from posttrain.evaluate.pairing import check_completions, pair_rows
 
     if args.run is None:
         names, paths = (args.a, args.b), [Path(args.a), Path(args.b)]
@@ -26,9 +36,12 @@ def pairs(args: Namespace) -> None:
         # The key says what the run's matrices say, whatever was typed: a labels judge goes by these names.
         names, paths = (models[0].name, models[1].name), [artifact.path / "completions.jsonl" for artifact in answers]
     rows_a, rows_b = (read_rows(path) for path in paths)
-    pairing = pair_rows(rows_a, rows_b)
-    warn_missing("A", pairing.missing_in_a)
-    warn_missing("B", pairing.missing_in_b)
+    sides = (f"A ({paths[0]})", f"B ({paths[1]})")
+    for rows, side in zip((rows_a, rows_b), sides, strict=True):
+        check_completions(rows, side)
+    pairing = pair_rows(rows_a, rows_b, sides)
+    warn_missing(sides[0], pairing.missing_in_a)
+    warn_missing(sides[1], pairing.missing_in_b)
     shown, key = make_pairs(rows_a, rows_b, names, args.seed, args.num_samples, args.num_pairs)
     if not shown:
         raise DataError(f"A and B wrote the same text for all {len(key)} prompts; there is nothing to label")
@@ -48,15 +61,19 @@ def pairs(args: Namespace) -> None:
 def labels(args: Namespace) -> None:
     """Tell labels on blind pairs for A and B, and make preferences of them."""
     from posttrain.config import AnnotateConfig
-    from posttrain.evaluate.pair_labels import preferences_of, read_choices, read_key, tell_for_models
+    from posttrain.evaluate.pair_labels import check_texts, preferences_of, read_choices, read_key, tell_for_models
 
-    key = read_key(args.key)
-    told, summary = tell_for_models(key, read_choices(args.labels))
+    key, choices = read_key(args.key), read_choices(args.labels)
+    check_texts(key, choices, args.labels)
+    told, summary = tell_for_models(key, choices)
     preferences = preferences_of(key, told, AnnotateConfig.model_fields["strengths"].default)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / "labels.jsonl", told)
     write_jsonl(out / "preferences.jsonl", preferences)
     summary = {**summary, "preferences": len(preferences)}
+    for column, told_of in LEFT_OUT.items():
+        if summary[column]:
+            log.warning("%s: %d %s", args.labels, summary[column], told_of)
     atomic_write(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary, indent=1))

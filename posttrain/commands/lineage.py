@@ -26,6 +26,7 @@ def trace(args: Namespace) -> None:
     if args.text and args.out is None:
         raise DataError("--text adds the texts to a file; give --out FILE.parquet too")
     graph = Graph(find_run(args.run, Path(args.root)))
+    graph.run.warn_of_lost()
     try:
         told, lines = _row(graph, args.row_id) if args.model is None else _checkpoint(graph, args)
     except sqlite3.DatabaseError as error:

@@ -104,6 +104,13 @@ class DriftConfig(Section):
     on_alarm: Literal["warn", "stop"] = how("warn")
     """warn: alarms are shown; stop: the run ends with exit code 1 after the round that raised one."""
 
+    @model_validator(mode="after")
+    def _a_range(self) -> DriftConfig:
+        low, high = self.min_mean_length_ratio, self.max_mean_length_ratio
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_mean_length_ratio {low} is above max_mean_length_ratio {high}: no length would do")
+        return self
+
     @field_validator("languages")
     @classmethod
     def _two_or_more(cls, languages: list[str]) -> list[str]:

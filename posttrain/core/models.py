@@ -81,7 +81,10 @@ def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str =
     """
     config = load_config(model_dir)
     if not is_adapter(model_dir) and config.num_labels != 1:
-        raise ModelError(f"{model_dir} gives {config.num_labels} numbers per sequence; a reward model gives 1")
+        raise ModelError(
+            f"{model_dir} gives {config.num_labels} numbers per sequence; a reward model gives 1. Its class is "
+            f"{', '.join(config.architectures or ['unknown'])}; give what `posttrain train reward-model` made"
+        )
     model = _load(AutoModelForSequenceClassification, model_dir, dtype, device)
     _require_pad_token(model, model_dir)
     model = _with_float32_head(model, model_dir)

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.evaluate.labels import labels_of_models, read_labels
-from posttrain.evaluate.pairing import mean_length, pair_rows, pair_scores
+from posttrain.evaluate.pairing import check_completions, mean_length, pair_rows, pair_scores
 from reward.judges.asking import JOURNAL
 
 Row = dict[str, Any]
@@ -57,6 +57,9 @@ def compare(
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b, names)
+    for rows, name in zip((rows_a, rows_b), names, strict=True):
+        if not judge_spec.startswith("labels:"):  # labels are on texts that others have read
+            check_completions(rows, name)
     warn_missing(names[0], pairing.missing_in_a)
     warn_missing(names[1], pairing.missing_in_b)
     return decide(rows_a, rows_b, target)
@@ -164,7 +167,9 @@ def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:
     used = [label for label in labels if label["prompt_id"] in lengths]
     if not used:
         raise DataError(f"{file}: none of its {len(labels)} labels is on a prompt that A and B share; check the ids")
-    warn_missing("both A and B, though labelled,", sorted({label["prompt_id"] for label in labels} - lengths.keys()))
+    labelled = {label["prompt_id"] for label in labels}
+    warn_missing("both A and B, though labelled,", sorted(labelled - lengths.keys()))
+    warn_missing(f"{file}, though both A and B have them,", sorted(lengths.keys() - labelled))
     # lengths that a label brings are those of the very samples that were read
     return [{**lengths[label["prompt_id"]], **label} for label in used]
 

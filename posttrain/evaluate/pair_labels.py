@@ -18,6 +18,7 @@ Row = dict[str, Any]
 
 CHOICES: dict[str, float | None] = {"first": 1.0, "second": 0.0, "tie": 0.5, "unreadable": None}
 KEY_COLUMNS = ("pair_id", "prompt_id", "a", "b", "first", "prompt", "completion_a", "completion_b")
+PLACES = ("first", "second")
 # Who "labels" answers of the same text, which nobody is asked about.
 SAME_TEXT = "same text"
 
@@ -59,7 +60,8 @@ def read_choices(path: str | PathLike[str]) -> list[Row]:
     """Read what labellers said: ``pair_id``, and ``preference`` (1 where the first is better) or ``choice``.
 
     Returns:
-        Rows of ``pair_id``, ``preference`` for the first (None: unreadable), ``labeller`` (text, or None).
+        Rows of ``pair_id``, ``preference`` for the first (None: unreadable), ``labeller`` (text, or None), ``line``
+        and, where the file has them, the texts ``first`` and ``second``.
 
     Raises:
         DataError: lists every faulty line at once, or the file holds no labels.
@@ -72,7 +74,8 @@ def read_choices(path: str | PathLike[str]) -> list[Row]:
             faults.add(f"line {number}: {fault}")
         if not told and not isinstance(row, str):
             preference = CHOICES[row["choice"]] if "choice" in row else row["preference"]
-            found.append({"pair_id": row["pair_id"], "preference": preference, "labeller": row.get("labeller")})
+            said = {"pair_id": row["pair_id"], "preference": preference, "labeller": row.get("labeller")}
+            found.append({**said, "line": number, **{name: row[name] for name in PLACES if name in row}})
     faults.raise_if_any(DataError)
     if not found:
         raise DataError(f'{path} holds no labels; expected lines of {{"pair_id": …, "choice": "first"}}')
@@ -94,6 +97,27 @@ def _faults_of(row: Row) -> list[str]:
     if not isinstance(row.get("labeller"), str | None):
         faults.append(f"labeller is {shown(row, 'labeller')}; expected a name, as text")
     return faults
+
+
+def check_texts(key: Iterable[Row], choices: Iterable[Row], where: str) -> None:
+    """Check that labels which bring their texts are on the texts of the key, the first of them first.
+
+    Raises:
+        DataError: lists the lines of the file ``where`` that are on other texts.
+    """
+    texts_of: dict[str, dict[str, Any]] = {}
+    for row in key:
+        first, second = ("b", "a") if row["first"] == "b" else ("a", "b")
+        texts_of[row["pair_id"]] = {"first": row[f"completion_{first}"], "second": row[f"completion_{second}"]}
+    faults = Faults(where)
+    for choice in choices:
+        texts, line = texts_of.get(choice["pair_id"], {}), choice["line"]
+        other = [name for name in PLACES if name in choice and name in texts and choice[name] != texts[name]]
+        if other and [choice.get(name) for name in PLACES] == [texts["second"], texts["first"]]:
+            faults.add(f"line {line}: first and second have changed places; label them in the order of pairs.jsonl")
+        elif other:
+            faults.add(f"line {line}: {' and '.join(other)} is not the text of pair {choice['pair_id']!r}")
+    faults.raise_if_any(DataError)
 
 
 def tell_for_models(key: Sequence[Row], choices: Iterable[Row]) -> tuple[list[Row], dict[str, Any]]:

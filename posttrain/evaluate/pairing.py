@@ -148,6 +148,26 @@ def completion_text(row: Row) -> str:
     )
 
 
+def check_completions(rows: Iterable[Row], name: str) -> None:
+    """Check that every row has a completion.
+
+    Args:
+        name: what the rows are, for messages.
+
+    Raises:
+        DataError: lists all that have none, or no row is there.
+    """
+    faults, number = Faults(f"the rows of {name}"), 0
+    for number, row in enumerate(rows, start=1):
+        try:
+            completion_text(row)
+        except DataError as error:
+            faults.add(f"row {number}: {error}")
+    if not number:
+        raise DataError(f"{name} has no rows; give completions, as `posttrain sample` writes them")
+    faults.raise_if_any(DataError)
+
+
 def mean_length(samples: list[Row]) -> float | None:
     """Give the mean number of characters of the completions, or None where the rows hold none."""
     if any("completion" not in sample for sample in samples):

@@ -73,7 +73,7 @@ def build_report(run: Mapping[str, Any]) -> str:
             ``gold_failures`` {round: why the verifier stopped};
             ``stages`` [{name, seconds, address, status}];
             ``config`` (or ``recipe``) resolved, ``recipe_text`` {text, overrides}, ``recipe_sources`` {field: text},
-            ``versions``, ``seeds``, ``state``.
+            ``versions``, ``seeds``, ``state``, ``lost`` (artifacts that are gone).
     """
     script = _file("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -46,6 +46,7 @@ def collect(found: Run) -> dict[str, Any]:
         "recipe": found.name,
         "run": str(found.folder),
         "state": found.state,
+        "lost": found.lost,
         "rounds": [decided[number] | _round(found, number) for number in numbers],
         "ratings": main_ratings_of(found),
         "students": [_student(found, student["name"]) for student in found.recipe["students"]],

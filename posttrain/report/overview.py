@@ -21,6 +21,9 @@ def overview_section(run: Run) -> Section:
     blocks: list[Block] = []
     if state and state != "finished":
         blocks.append(Text(f"This run is {state}: what is not there yet says so below.", tone="caution"))
+    if lost := run.get("lost"):
+        told = f"{len(lost)} artifacts of this run were gone when this page was made, and it leaves them out: "
+        blocks.append(Text(f"{told}{', '.join(lost)}. Run the recipe again to have them made anew.", tone="caution"))
     blocks.append(Cards([card for card in cards if card is not None]))
     return Section("overview", "At a glance", blocks)
 

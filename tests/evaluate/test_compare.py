@@ -87,6 +87,21 @@ def test_what_cannot_be_paired_is_named_by_its_file():
         compare([row("p", "red")], [row("q", "red")], "labels:none", names=names)
 
 
+@pytest.mark.parametrize("judge", ["reward_model:nowhere", "llm:nowhere", "rubric:nowhere", "verifier:number"])
+def test_rows_without_a_completion_are_refused_before_a_judge_is_opened(judge):
+    bare = [{key: value for key, value in row(f"p{i}", "red").items() if key != "completion"} for i in range(2)]
+    with pytest.raises(DataError, match=r"(?s)the rows of B \(b.jsonl\): 2 faults.*row 2: .*'p1' has no completion"):
+        compare([row("p0", "red"), row("p1", "red")], bare, judge, names=("A", "B (b.jsonl)"))
+
+
+def test_prompts_without_a_label_are_named(tmp_path, caplog):
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"prompt_id": "p", "preference": 1}\n')
+    with caplog.at_level(logging.WARNING):
+        compare([row("p", "red"), row("q", "red")], [row("p", "blue"), row("q", "blue")], f"labels:{labels}")
+    assert f"1 prompts are not in {labels}, though both A and B have them, and are left out: q" in caplog.text
+
+
 def test_unknown_judges_are_refused():
     for spec in ("oracle:x", "verifier", "labels:"):
         with pytest.raises(DataError, match="reward_model:DIR, verifier:FILE.py:FUNCTION, llm:DIR-or-URL, rubric:DIR"):

@@ -192,6 +192,46 @@ def test_labels_on_other_pairs_only_are_refused():
         tell_for_models(key, [{"pair_id": "x", "preference": 1.0, "labeller": None}])
 
 
+def test_labels_whose_texts_are_not_those_of_the_key_are_refused(tmp_path, capsys):
+    _, out = labelled(tmp_path, say=lambda row: {**row, "choice": "first"})  # with their texts: fine
+    before = (out / "labels.jsonl").read_bytes()
+    shown = read_rows(tmp_path / "pairs" / "pairs.jsonl")
+    turned = {**shown[0], "choice": "first", "first": shown[0]["second"], "second": shown[0]["first"]}
+    edited = {**shown[1], "choice": "first", "second": "something else"}
+    write_rows(tmp_path / "said.jsonl", [turned, edited, {**shown[2], "choice": "first"}])
+    given = ["--key", str(tmp_path / "pairs" / "key.jsonl"), "--labels", str(tmp_path / "said.jsonl")]
+    capsys.readouterr()
+    assert main(["labels", *given, "--out", str(out)]) == 1
+    message = capsys.readouterr().err
+    assert f"{tmp_path / 'said.jsonl'}: 2 faults" in message
+    assert "line 1: first and second have changed places; label them in the order of pairs.jsonl" in message
+    assert f"line 2: second is not the text of pair '{shown[1]['pair_id']}'" in message
+    assert (out / "labels.jsonl").read_bytes() == before
+
+
+def test_what_labels_do_not_cover_is_said(tmp_path, caplog):
+    def say(row):
+        return {**plan(row), "pair_id": "stranger" if row["prompt"][0]["content"].endswith(" 7") else row["pair_id"]}
+
+    labelled(tmp_path, say=say)
+    said = tmp_path / "said.jsonl"
+    assert f"{said}: 1 labels are on pairs that the key does not have, and are left out" in caplog.text
+    assert f"{said}: 1 pairs of the key have no label" in caplog.text and "repeat" not in caplog.text
+
+
+def test_pairs_names_the_file_and_every_row_that_cannot_be_shown(tmp_path, capsys):
+    write_rows(tmp_path / "a.jsonl", rows(["yes", "no"], "x"))
+    bare = [{key: value for key, value in row.items() if key != "completion"} for row in rows(["a", "b"], "y")]
+    write_rows(tmp_path / "b.jsonl", bare)
+    write_rows(tmp_path / "none.jsonl", [])
+    for name, told in (("b", "2 faults"), ("none", "has no rows")):
+        files = ["--a", str(tmp_path / "a.jsonl"), "--b", str(tmp_path / f"{name}.jsonl")]
+        assert main(["pairs", *files, "--out", str(tmp_path / "pairs")]) == 1
+        message = capsys.readouterr().err
+        assert f"B ({tmp_path / name}.jsonl)" in message and told in message
+    assert not (tmp_path / "pairs").exists()
+
+
 def test_every_faulty_line_is_listed(tmp_path):
     path = tmp_path / "said.jsonl"
     lines = [

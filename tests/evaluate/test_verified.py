@@ -164,7 +164,8 @@ def test_winrate_names_the_file_of_rows_that_cannot_be_judged(tmp_path, capsys):
     write_jsonl(tmp_path / "b.jsonl", [{k: v for k, v in row(n, "2").items() if k != "completion"} for n in range(3)])
     assert main(command) == 1
     message = capsys.readouterr().err
-    assert f"the rows of B ({tmp_path}/b.jsonl): 3 faults" in message and "row 1 has no `completion`" in message
+    assert f"the rows of B ({tmp_path}/b.jsonl): 3 faults" in message
+    assert "row 1: prompt_id 'p00' has no completion" in message
     assert "KeyError" not in message
     (tmp_path / "b.jsonl").write_text("")
     assert main(command) == 1
