@@ -86,6 +86,12 @@ def test_what_is_gone_is_said_before_anything_is_told_without_it(finished, tmp_p
         caplog.clear()
         assert main([*command, "--root", str(root)]) == 0
         assert f"run tiny are not there any more, and what follows leaves them out: {told}. Run" in caplog.text
+    capsys.readouterr()
+    for command in (["--model", "base"], [rows[0]["prompt_id"]]):
+        assert main(["trace", "tiny", *command, "--json", "--root", str(root)]) == 0
+        assert json.loads(capsys.readouterr().out)["lost"] == [told]
+    assert main(["trace", "tiny", "--model", "base", "--root", str(root)]) == 0
+    assert "no row of run tiny, of those that are still there, trained it" in capsys.readouterr().out
     page = (root / "runs" / "tiny" / "report.html").read_text()
     assert "1 artifacts of this run were gone when this page was made" in page and told in page
     capsys.readouterr()

@@ -20,6 +20,7 @@ def tell_checkpoint(graph: Graph, name: str) -> dict[str, Any]:
         total: Rows and answers over all stages; a row that trained twice counts twice.
         by_way_of: Models whose weights this one does not hold, and that wrote, scored or labelled what trained it, or
             did so for one of these; with the rows that trained them.
+        lost: Artifacts of the run that are gone, and so are not told of.
 
     Raises:
         DataError: The run has no such model.
@@ -37,6 +38,7 @@ def tell_checkpoint(graph: Graph, name: str) -> dict[str, Any]:
         "counts": [count for node in chain for count in _counts(graph, node)],
         "total": {key: sum(entry[key] for entry in entries) for key in ("rows", "answers")},
         "by_way_of": _teachers(graph, reference),
+        "lost": graph.run.lost,
     }
 
 

@@ -30,6 +30,7 @@ def tell_story(graph: Graph, prompt_id: str, sample_index: int | None) -> dict[s
         by_way_of: Checkpoints that start from one of these, or learn from rows that one of these wrote or scored.
         verdicts: On a held-out prompt, who won.
         elsewhere: Files of other stages that hold rows of it.
+        lost: Artifacts of the run that are gone, and so are not told of.
     """
     rows = rows_of(graph, prompt_id)
     direct = trained(graph, rows, sample_index)
@@ -45,7 +46,7 @@ def tell_story(graph: Graph, prompt_id: str, sample_index: int | None) -> dict[s
         "by_way_of": by_way_of(graph, [item["artifact"] for item in direct]),
         "verdicts": _verdicts(graph, rows),
     }
-    return story | {"elsewhere": _elsewhere(graph, rows, sample_index)}
+    return story | {"elsewhere": _elsewhere(graph, rows, sample_index), "lost": graph.run.lost}
 
 
 def rows_of(graph: Graph, prompt_id: str) -> Rows:

@@ -33,7 +33,8 @@ def checkpoint_lines(told: Entry) -> list[str]:
     if len(told["weights"]) > 1:
         lines.append(f"  in its weights: {' ← '.join(told['weights'])}")
     if not told["trained"]:
-        lines.append(f"  no row of run {told['run']} trained it")
+        still = ", of those that are still there," if told["lost"] else ""
+        lines.append(f"  no row of run {told['run']}{still} trained it")
     lines += _section("trained on", (_stage(entry) for entry in told["trained"]))
     if told["counts"]:
         head = ("stage", "role", "round", "source", "written by", "answers")

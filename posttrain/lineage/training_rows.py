@@ -43,7 +43,8 @@ def write_training_rows(graph: Graph, name: str, out: Path, with_text: bool) -> 
         raise DataError(f"--out {out}: the rows are written as Parquet; give a name that ends in .parquet")
     chain = [node for node in graph.weights_of(graph.model_named(name)) if graph.training_data(node)]
     if not chain:
-        raise DataError(f"no row of run {graph.run.name} trained {name}: there is nothing to write to {out}")
+        still = f", of those that are still there ({len(graph.run.lost)} artifacts are not)," if graph.run.lost else ""
+        raise DataError(f"no row of run {graph.run.name}{still} trained {name}: there is nothing to write to {out}")
     types = COLUMNS | (TEXTS if with_text else {})
     schema = pa.schema([(column, pa.type_for_alias(kind)) for column, kind in types.items()])
     written = 0
