@@ -102,22 +102,31 @@ def _faults_of(row: Row) -> list[str]:
 def check_texts(key: Iterable[Row], choices: Iterable[Row], where: str) -> None:
     """Check that labels which bring their texts are on the texts of the key, the first of them first.
 
+    Spaces and line ends are not compared: tools trim them.
+
     Raises:
         DataError: lists the lines of the file ``where`` that are on other texts.
     """
     texts_of: dict[str, dict[str, Any]] = {}
     for row in key:
         first, second = ("b", "a") if row["first"] == "b" else ("a", "b")
-        texts_of[row["pair_id"]] = {"first": row[f"completion_{first}"], "second": row[f"completion_{second}"]}
+        texts_of[row["pair_id"]] = {
+            "first": _words(row[f"completion_{first}"]), "second": _words(row[f"completion_{second}"])
+        }  # fmt: skip
     faults = Faults(where)
     for choice in choices:
         texts, line = texts_of.get(choice["pair_id"], {}), choice["line"]
-        other = [name for name in PLACES if name in choice and name in texts and choice[name] != texts[name]]
-        if other and [choice.get(name) for name in PLACES] == [texts["second"], texts["first"]]:
+        said = {name: _words(choice[name]) for name in PLACES if name in choice}
+        other = [name for name in said if name in texts and said[name] != texts[name]]
+        if other and said == {"first": texts["second"], "second": texts["first"]}:
             faults.add(f"line {line}: first and second have changed places; label them in the order of pairs.jsonl")
         elif other:
             faults.add(f"line {line}: {' and '.join(other)} is not the text of pair {choice['pair_id']!r}")
     faults.raise_if_any(DataError)
+
+
+def _words(text: Any) -> Any:
+    return text.split() if isinstance(text, str) else text
 
 
 def tell_for_models(key: Sequence[Row], choices: Iterable[Row]) -> tuple[list[Row], dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Tell the languages of a script apart, by py3langid among the languages that a recipe names.
 
 Nothing is downloaded: the library brings its model. Choosing among eight languages is right for 95 of 100 texts of
-three words and 99.9 of ten, among all that it knows for 82 and 99, so languages are always named.
+three words and 99.9 of ten (parallel sentences of UD-PUD), among all that it knows for 82 and 99, so languages are
+always named.
 """
 
 from __future__ import annotations
