@@ -193,7 +193,7 @@ def test_labels_on_other_pairs_only_are_refused():
 
 
 def test_labels_whose_texts_are_not_those_of_the_key_are_refused(tmp_path, capsys):
-    _, out = labelled(tmp_path, say=lambda row: {**row, "first": f" {row['first']}\r\n", "choice": "first"})  # their own
+    _, out = labelled(tmp_path, say=lambda row: {**row, "first": f" {row['first']}\r\n", "choice": "first"})
     before = (out / "labels.jsonl").read_bytes()
     shown = read_rows(tmp_path / "pairs" / "pairs.jsonl")
     turned = {**shown[0], "choice": "first", "first": shown[0]["second"], "second": shown[0]["first"]}
