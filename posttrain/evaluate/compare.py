@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from posttrain.core.errors import DataError
 from posttrain.evaluate.labels import labels_of_models, read_labels
@@ -13,8 +14,28 @@ from posttrain.evaluate.pairing import check_completions, mean_length, pair_rows
 from reward.judges.asking import JOURNAL
 
 Row = dict[str, Any]
-Compare = Callable[[list[Row], list[Row], str], list[Row]]
-Read = Callable[[list[Row], list[Row], str, Path | None, int, Path | None], list[Row]]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a judge is asked; each takes of it what it needs.
+
+    Attributes:
+        template: file of the question that ``llm`` and ``rubric`` ask; the built-in one when None.
+        seed: of their calls.
+        out: folder for what is judged so far; None keeps nothing.
+        names: what the rows of A and of B are, for messages.
+    """
+
+    template: Path | None
+    seed: int
+    out: Path | None
+    names: tuple[str, str]
+
+
+Compare = Callable[[list[Row], list[Row], str, Asking], list[Row]]
+
+Reader = TypeVar("Reader")
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +74,17 @@ def compare(
         DataError: the judge is none of these, or takes no template; or the rows cannot be paired.
         PosttrainError: as the judge raises.
     """
-    decide, target = parse_judge(judge_spec, template, seed, out, names)
+    kind, target = parse_judge(judge_spec, template)
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b, names)
     for rows, name in zip((rows_a, rows_b), names, strict=True):
-        if not judge_spec.startswith("labels:"):  # labels are on texts that others have read
+        if kind != "labels":  # they are on texts that others have read
             check_completions(rows, name)
     warn_missing(names[0], pairing.missing_in_a)
     warn_missing(names[1], pairing.missing_in_b)
-    return decide(rows_a, rows_b, target)
+    asking = Asking(None if template is None else Path(template), seed, out, names)
+    return JUDGES[kind](rows_a, rows_b, target, asking)
 
 
 def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
@@ -72,27 +94,20 @@ def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
         log.warning("%d prompts are not in %s and are left out: %s", len(prompt_ids), where, shown)
 
 
-def parse_judge(
-    judge_spec: str,
-    template: str | Path | None = None,
-    seed: int = 0,
-    out: Path | None = None,
-    names: tuple[str, str] = ("A", "B"),
-) -> tuple[Compare, str]:
-    """Split a judge into the function that compares by it, and its target."""
+def parse_judge(judge_spec: str, template: str | Path | None = None) -> tuple[str, str]:
+    """Split a judge into its kind and its target.
+
+    Raises:
+        DataError: there is no such kind, no target, or a template for a judge that reads none.
+    """
     kind, _, target = judge_spec.partition(":")
-    if kind not in {**JUDGES, **READERS} or not target:
+    if kind not in JUDGES or not target:
         raise DataError(f"judge is {judge_spec!r}; expected {EXPECTED}")
-    if kind in READERS:
-        path = None if template is None else Path(template)
-        return lambda rows_a, rows_b, target: READERS[kind](rows_a, rows_b, target, path, seed, out), target
-    if template is not None:
+    if template is not None and kind not in READERS:
         raise DataError(
             f"judge {judge_spec!r} reads no template; give --judge-template {template} to llm: or rubric: only"
         )
-    if kind == "verifier":
-        return lambda rows_a, rows_b, target: by_verifier(rows_a, rows_b, target, out, names), target
-    return JUDGES[kind], target
+    return kind, target
 
 
 def template_text(judge_spec: str, template: str | Path | None) -> str | None:
@@ -103,7 +118,7 @@ def template_text(judge_spec: str, template: str | Path | None) -> str | None:
     return None if built_in is None else Path(template or built_in).read_text(encoding="utf-8")
 
 
-def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[Row]:
+def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str, _: Asking) -> list[Row]:
     """Let a reward model's score decide; equal scores tie."""
     # torch takes seconds to load, and labels need none of it
     from posttrain.config import Execution
@@ -120,44 +135,38 @@ def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str) -> list[R
     return pair_scores(scored_a, scored_b)
 
 
-def by_verifier(
-    rows_a: list[Row],
-    rows_b: list[Row],
-    function: str,
-    out: Path | None = None,
-    names: tuple[str, str] = ("A", "B"),
-) -> list[Row]:
+def by_verifier(rows_a: list[Row], rows_b: list[Row], function: str, asking: Asking) -> list[Row]:
     """Let a verifier's score decide; equal scores tie, and an answer that it failed on has no say."""
     from posttrain.evaluate.verified import compare_by_verifier
 
-    return compare_by_verifier(rows_a, rows_b, function, out, names)
+    return compare_by_verifier(rows_a, rows_b, function, asking.out, asking.names)
 
 
-def by_llm(
-    rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int, out: Path | None
-) -> list[Row]:
+def by_llm(rows_a: list[Row], rows_b: list[Row], target: str, asking: Asking) -> list[Row]:
     """Let a language model read both answers, in both orders."""
-    from posttrain.evaluate.llm_judge import compare_by_llm, deferred, retries_of
+    from posttrain.evaluate.llm_judge import compare_by_llm
     from reward.judges.pairwise import TEMPLATE, PairwiseJudge
 
-    generate = deferred(target, seed, None if out is None else out / JOURNAL)
-    judge = PairwiseJudge(generate, template or TEMPLATE, num_retries=retries_of(target))
-    return compare_by_llm(rows_a, rows_b, judge)
+    return compare_by_llm(rows_a, rows_b, _reader(PairwiseJudge, TEMPLATE, target, asking))
 
 
-def by_rubric(
-    rows_a: list[Row], rows_b: list[Row], target: str, template: Path | None, seed: int, out: Path | None
-) -> list[Row]:
+def by_rubric(rows_a: list[Row], rows_b: list[Row], target: str, asking: Asking) -> list[Row]:
     """Let a language model rate each answer alone."""
-    from posttrain.evaluate.llm_judge import compare_by_rubric, deferred, retries_of
+    from posttrain.evaluate.llm_judge import compare_by_rubric
     from reward.judges.rubric import TEMPLATE, RubricJudge
 
-    generate = deferred(target, seed, None if out is None else out / JOURNAL)
-    judge = RubricJudge(generate, template or TEMPLATE, num_retries=retries_of(target))
-    return compare_by_rubric(rows_a, rows_b, judge)
+    return compare_by_rubric(rows_a, rows_b, _reader(RubricJudge, TEMPLATE, target, asking))
 
 
-def by_labels(rows_a: list[Row], rows_b: list[Row], file: str) -> list[Row]:
+def _reader(judge: Callable[..., Reader], built_in: Path, target: str, asking: Asking) -> Reader:
+    """Open a judge that reads; its weights are loaded at the first question."""
+    from posttrain.evaluate.llm_judge import deferred, retries_of
+
+    generate = deferred(target, asking.seed, None if asking.out is None else asking.out / JOURNAL)
+    return judge(generate, asking.template or built_in, num_retries=retries_of(target))
+
+
+def by_labels(rows_a: list[Row], rows_b: list[Row], file: str, _: Asking) -> list[Row]:
     """Take people's preferences from a file; a warning names labelled prompts that A and B do not share."""
     labels = labels_of_models(read_labels(Path(file)), _models(rows_a), _models(rows_b), file)
     lengths = {
@@ -178,5 +187,12 @@ def _models(rows: list[Row]) -> set[str]:
     return {row["model"] for row in rows if isinstance(row.get("model"), str)}
 
 
-JUDGES: dict[str, Compare] = {"reward_model": by_reward_model, "verifier": by_verifier, "labels": by_labels}
-READERS: dict[str, Read] = {"llm": by_llm, "rubric": by_rubric}
+JUDGES: dict[str, Compare] = {
+    "reward_model": by_reward_model,
+    "verifier": by_verifier,
+    "llm": by_llm,
+    "rubric": by_rubric,
+    "labels": by_labels,
+}
+READERS = ("llm", "rubric")
+"""Judges that are asked by a template."""
