@@ -24,7 +24,6 @@ from posttrain.report.export import export_model
 from posttrain.runs import Run, find_run
 
 RECIPE = Path(__file__).parent / "tiny_recipe.yaml"
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +53,7 @@ def test_a_second_run_runs_no_stage(finished: Run, capsys: pytest.CaptureFixture
     assert "0 of " in printed and "round_2" in printed and "report.html" in printed
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(finished: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "posttrain.cli", "run", str(RECIPE), "--root", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -74,6 +74,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(finished: Run, tm
     assert results(tmp_path) == results(finished.folder.parent.parent)
 
 
+@pytest.mark.slow
 def test_what_is_gone_is_said_before_anything_is_told_without_it(finished, tmp_path, capsys, caplog):
     root = tmp_path / "copy"
     shutil.copytree(finished.folder.parent.parent, root, symlinks=True)
@@ -164,6 +165,7 @@ def test_the_matrix_of_the_main_judge_says_what_the_rounds_said(finished: Run, c
     assert {key: found["round_1", "base"][key] for key in shared} == {key: in_round[key] for key in shared}
 
 
+@pytest.mark.slow
 def test_labels_that_come_later_run_the_new_stages_alone(finished: Run, tmp_path: Path, capsys) -> None:
     root = tmp_path / "copy"
     shutil.copytree(finished.folder.parent.parent, root, symlinks=True)

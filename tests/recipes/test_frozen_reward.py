@@ -26,7 +26,8 @@ SMALL = (
     *("evaluate.prompts.num_prompts=40", "evaluate.num_bootstrap=50"),
 )
 
-# Seed 0 of recipes/README.md: how many of the 200 prompts have a mean preference of 0, 1/8, 2/8 … 1 over the best so far.
+# Seed 0 of recipes/README.md: how many of the 200 prompts have a mean preference of 0, 1/8, 2/8 … 1 over round 1, and
+# round 1 over the base.
 GOLD = {
     1: [9, 2, 13, 15, 52, 21, 28, 20, 40],
     2: [55, 10, 40, 16, 62, 1, 14, 0, 2],
