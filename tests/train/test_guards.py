@@ -91,7 +91,7 @@ def test_collapse_of_chosen_answers_is_refused():
 
 
 def test_collapse_stops_a_real_run(tiny_model_dir, tmp_path):
-    config = DPOConfig(learning_rate=0.03, max_steps=60, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.5)
+    config = DPOConfig(learning_rate=0.03, max_steps=60, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.2)
     with pytest.raises(TrainError, match="the policy is collapsing"):
         train_dpo(tiny_model_dir, preference_rows(8), tmp_path, config, seed=0)
 

@@ -46,6 +46,8 @@ def cut_off_layer(weights):
     weights["model.layers.1.self_attn.o_proj.weight"].zero_()
 
 
+# Two of these come from training: in three seeds of weights and rows the drop is found at step 5 of 20, and the fifth
+# step without anything to learn is 10 or 11.
 PROVOKED = {
     "zero_gradient": (no_gradient, train_sft, SFTConfig(**SMALL), completion_rows(8), "gradient norm is 0 in step 1"),
     "still_adapter": (
@@ -58,8 +60,8 @@ PROVOKED = {
     ),
     "chosen_drop": (
         None, train_dpo,
-        DPOConfig(learning_rate=0.03, max_steps=20, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.5),
-        preference_rows(8), r"lost \d+\.\d\d nats per token at step \d+, more than max_chosen_drop 0\.5",
+        DPOConfig(learning_rate=0.03, max_steps=20, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.2),
+        preference_rows(8), r"lost \d+\.\d\d nats per token at step \d+, more than max_chosen_drop 0\.2",
     ),
     "saturated": (
         None, train_dpo,
