@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
 from synth.engines.base import (
+    REFUSED,
     Engine,
     EngineError,
     ProbeReport,
@@ -178,19 +179,25 @@ def _settle(
 ) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""
     left = {request.key: len(request.seeds) for request in requests}
+    refused: set[str] = set()
     try:
         for sample in engine.generate(requests, params):
             # At once, each by itself: no sample that an engine has given is asked for again after a kill.
-            journal.append([_journal_row(sample)])
+            if sample.key not in refused:
+                journal.append([_journal_row(sample)])
+            if sample.finish_reason == REFUSED:
+                refused.add(sample.key)
             left[sample.key] -= 1
             yield 1
-    except RequestsRefused as refused:
-        journal.append({"prompt_id": name, "reason": reason} for name, reason in refused.reasons.items())
-        yield sum(left.get(name, 0) for name in refused.reasons)
+    except RequestsRefused as others:
+        journal.append({"prompt_id": name, "reason": reason} for name, reason in others.reasons.items())
+        yield sum(left.get(name, 0) for name in others.reasons)
 
 
 def _journal_row(sample: Sample) -> Row:
-    return {
+    if sample.finish_reason == REFUSED:
+        return {"prompt_id": sample.key, "reason": sample.text}
+    row = {
         "prompt_id": sample.key,
         "sample_index": sample.sample_index,
         "text": sample.text,
@@ -198,3 +205,4 @@ def _journal_row(sample: Sample) -> Row:
         "num_tokens": sample.num_tokens,
         "seed": sample.seed,
     }
+    return {**row, "notes": list(sample.notes)} if sample.notes else row
