@@ -53,6 +53,6 @@ def prompt_limit(
     if room is not None and room < 1:
         raise DataError(
             f"max_completion_tokens is {params.max_completion_tokens}, but the model's context is "
-            f"{context_tokens} tokens, prompt included - ask for shorter completions"
+            f"{context_tokens} tokens, prompt included - lower max_completion_tokens (--max-completion-tokens)"
         )
     return min((limit for limit in (max_prompt_tokens, room) if limit is not None), default=None)
