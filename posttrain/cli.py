@@ -248,6 +248,7 @@ def _add_winrate(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--judge", required=True, help=JUDGES)
     parser.add_argument("--judge-template", metavar="FILE", help="question that llm or rubric asks (default: built in)")
     parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument("--max-completion-tokens", type=_count, help="longest reply of llm and rubric (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the calls of llm and rubric")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from posttrain.evaluate.gate import caution
+from posttrain.evaluate.win_rate import told_left_out
 from posttrain.kept import decisions
 from posttrain.report.evaluation import agreement_of, drift_of, judges_of
 from posttrain.runs import Run
@@ -12,7 +13,9 @@ from posttrain.runs import Run
 
 def notes(found: Run) -> list[str]:
     """Return a line for each caution, round that was held, alarm, label left out, and two judges' agreement."""
-    return [*_cautions(found), *_held(found), *_alarms(found), *_left_out(found), *_agreement(found)]
+    return [
+        *_cautions(found), *_held(found), *_alarms(found), *_not_judged(found), *_left_out(found), *_agreement(found)
+    ]  # fmt: skip
 
 
 def _cautions(found: Run) -> Iterator[str]:
@@ -42,6 +45,15 @@ def _agreement(found: Run) -> Iterator[str]:
                 f"judges {row['judge_a']} and {row['judge_b']} agree on {row['agreement']:.0%} of {row['num_pairs']:,} "
                 f"comparisons (Gwet's AC1 {row['ac1']:.3f} {interval})"
             )
+
+
+def _not_judged(found: Run) -> Iterator[str]:
+    for entry in decisions(found):
+        rate = found.metrics(f"round_{entry['round']}/eval/win_rate_vs_previous") or {}
+        if told := told_left_out(rate):
+            yield f"round {entry['round']}: its win rate over the best before leaves out {told} (A is the round)."
+        if rate.get("unreadable"):
+            yield f"round {entry['round']}: {rate['unreadable']} verdicts on it and the best before are unreadable."
 
 
 def _left_out(found: Run) -> Iterator[str]:

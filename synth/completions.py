@@ -22,11 +22,12 @@ from synth.engines.base import (
     SamplingParams,
     sample_seed,
 )
+from synth.engines.fitting import generate_fitting, prompt_limit
 from synth.prompt_set import PromptSet
 from synth.prompt_sources import Prompts
 from synth.sample_index import SampleIndex
 from synth.sample_store import Row, SampleStore
-from synth.sampling_job import Job, make_job, prompt_limit
+from synth.sampling_job import Job, make_job
 from synth.sampling_summary import SamplingSummary, summarize
 
 if TYPE_CHECKING:
@@ -129,15 +130,15 @@ def draw_missing(
     progress: Report | None,
 ) -> None:
     """Draw the samples of `job` that are not done yet, each into the journal as soon as it is finished."""
-    limit = prompt_limit(job, engine.context_tokens)
+    prompt_limit(job.params, engine.context_tokens)  # before any prompt is read: is there room for one at all?
     count = job.num_samples - done.num_missing
     next_report = 0.0
     todo = job.prompts.usable(job.turns(done.missing))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
-        requests = list(_requests(part, done, job, tokenizer, limit, journal))
+        requests = list(_requests(part, done, job, tokenizer, journal))
         # A sample that can never be drawn counts as done, else the progress would stay below its end.
         count += sum(len(done.missing(place)) for place, _ in part) - sum(len(request.seeds) for request in requests)
-        for settled in _settle(engine, requests, job.params, journal) if requests else ():
+        for settled in _settle(engine, requests, job, journal) if requests else ():
             count += settled
             if progress is not None and time.monotonic() >= next_report:
                 progress(count, job.num_samples)
@@ -151,7 +152,6 @@ def _requests(
     done: SampleIndex,
     job: Job,
     tokenizer: PreTrainedTokenizerBase | None,
-    limit: int | None,
     journal: JournalWriter,
 ) -> Iterator[Request]:
     for place, row in part:
@@ -165,23 +165,19 @@ def _requests(
             except DataError as error:
                 journal.append([{"prompt_id": name, "reason": str(error)}])
                 continue
-            if limit is not None and len(ids) > limit:
-                reason = f"too long: {len(ids)} tokens, the limit is {limit}"
-                journal.append([{"prompt_id": name, "reason": reason}])
-                continue
         missing = tuple(done.missing(place))
         seeds = tuple(sample_seed(job.seed, name, index) for index in missing)
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
 def _settle(
-    engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
+    engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter
 ) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""
     left = {request.key: len(request.seeds) for request in requests}
     refused: set[str] = set()
     try:
-        for sample in engine.generate(requests, params):
+        for sample in generate_fitting(engine, requests, job.params, job.max_prompt_tokens):
             # At once, each by itself: no sample that an engine has given is asked for again after a kill.
             if sample.key not in refused:
                 journal.append([_journal_row(sample)])

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from posttrain.core.chat import encode_prompt, user_turn_prefix
-from synth.engines.base import Engine, Request, Sample, SamplingParams, sample_seed
+from synth.engines.base import Engine, Request, RequestsRefused, Sample, SamplingParams, sample_seed
+from synth.engines.fitting import generate_fitting
 from synth.errors import SynthError
 from synth.prompts.turns import TurnReader
 from synth.rows import Message
@@ -70,8 +71,11 @@ class DialogueSampler:
         """Let every dialogue grow to `num_turns` user turns, or until a turn cannot be used."""
         for turn in range(2 * num_turns - 1):
             going = [dialogue for dialogue in dialogues if dialogue.ended is None]
+            role = "assistant" if turn % 2 else "user"
             for dialogue, sample in self._turns(going, turn):
-                role = "assistant" if turn % 2 else "user"
+                if isinstance(sample, str):
+                    dialogue.end(sample if role == "user" else f"answer_{sample}", "")
+                    continue
                 reason = self._reader.fault(sample)
                 if reason is not None:
                     dialogue.end(reason if role == "user" else f"answer_{reason}", sample.text)
@@ -82,12 +86,18 @@ class DialogueSampler:
         """Give the seed of one turn of a dialogue."""
         return sample_seed(self._seed, f"{self._name}:turn_{turn}", dialogue.index)
 
-    def _turns(self, dialogues: Sequence[Dialogue], turn: int) -> list[tuple[Dialogue, Sample]]:
+    def _turns(self, dialogues: Sequence[Dialogue], turn: int) -> list[tuple[Dialogue, Sample | str]]:
+        """Sample the next turn of each dialogue; a text says why it has none: it does not fit, or was refused."""
         requests = self._answer_requests(dialogues, turn) if turn % 2 else self._user_requests(dialogues, turn)
         params = self._answer_params if turn % 2 else self._user_params
-        samples = (
-            {sample.sample_index: sample for sample in self._engine.generate(requests, params)} if requests else {}
-        )
+        samples: dict[int, Sample | str] = {}
+        try:
+            for sample in generate_fitting(self._engine, requests, params):
+                samples[sample.sample_index] = sample
+        except RequestsRefused as refused:
+            for request in requests:
+                if request.key in refused.reasons:
+                    samples |= dict.fromkeys(request.sample_indices, refused.reasons[request.key])
         missing = [dialogue.index for dialogue in dialogues if dialogue.index not in samples]
         if missing:
             raise SynthError(

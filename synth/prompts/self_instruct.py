@@ -20,7 +20,10 @@ from synth.words import words
 
 SOURCE = "self_instruct"
 
-# Messages of each request and one seed in; for each request its text and finish_reason ("stop" or "length") out.
+REFUSED = "refused"
+"""The finish_reason of a request that cannot be answered; its text is the reason."""
+
+# Messages of each request and one seed in; for each request its text and finish_reason ("stop", "length" or REFUSED).
 GenerateText = Callable[[list[list[Message]], int], list[tuple[str, str]]]
 
 
@@ -217,6 +220,9 @@ class _Judge:
 
 
 def _read(text: str, finish_reason: str, request: int, round: int, judge: _Judge) -> Iterator[tuple[Row, str | None]]:
+    if finish_reason == REFUSED:
+        yield _row("", request, round), f"{REFUSED}: {text}"
+        return
     items = parse_items(text, finish_reason)
     if not items:
         yield _row(text.strip(), request, round), "truncated" if finish_reason == "length" else "empty"
