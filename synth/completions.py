@@ -17,7 +17,6 @@ from synth.engines.base import (
     EngineError,
     ProbeReport,
     Request,
-    RequestsRefused,
     Sample,
     SamplingParams,
     sample_seed,
@@ -170,24 +169,16 @@ def _requests(
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _settle(
-    engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter
-) -> Iterator[int]:
+def _settle(engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""
-    left = {request.key: len(request.seeds) for request in requests}
     refused: set[str] = set()
-    try:
-        for sample in generate_fitting(engine, requests, job.params, job.max_prompt_tokens):
-            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
-            if sample.key not in refused:
-                journal.append([_journal_row(sample)])
-            if sample.finish_reason == REFUSED:
-                refused.add(sample.key)
-            left[sample.key] -= 1
-            yield 1
-    except RequestsRefused as others:
-        journal.append({"prompt_id": name, "reason": reason} for name, reason in others.reasons.items())
-        yield sum(left.get(name, 0) for name in others.reasons)
+    for sample in generate_fitting(engine, requests, job.params, job.max_prompt_tokens):
+        # At once, each by itself: nothing that an engine has given or refused is asked for again after a kill.
+        if sample.key not in refused:
+            journal.append([_journal_row(sample)])
+        if sample.finish_reason == REFUSED:
+            refused.add(sample.key)
+        yield 1
 
 
 def _journal_row(sample: Sample) -> Row:

@@ -113,7 +113,10 @@ def summarize(
         )
     if tally.num_truncated:
         flags.append(f"{tally.num_truncated} of {tally.num_samples} completions were cut at max_completion_tokens")
-    flags += [f"{tally.notes[note]} of {tally.num_samples} {said}" for note, said in _NOTES.items() if tally.notes[note]]
+    counts = [(tally.notes[note], said) for note, said in _NOTES.items()]
+    flags += [f"{count} of {tally.num_samples} {said}" for count, said in counts if count]
+    if num_refused:
+        flags.append(f"{num_refused} of {len(job.prompts)} prompts were refused; rejects.jsonl says why")
     return SamplingSummary(
         num_prompts=len(job.prompts) + job.prompts.num_rejects,
         num_rejects=job.prompts.num_rejects + num_refused,

@@ -11,7 +11,6 @@ from typing import Protocol
 from posttrain.core.errors import PosttrainError
 from posttrain.core.formats import Message
 
-
 REFUSED = "refused"
 """The finish_reason of a sample that can never be drawn; its text is the reason."""
 
@@ -23,19 +22,6 @@ LEFT_OUT = "neutral_left_out"
 
 class EngineError(PosttrainError, RuntimeError):
     """An engine gave no usable answer; samples that were already yielded stay valid."""
-
-
-class RequestsRefused(EngineError):
-    """Some requests can never be answered (too long, filtered); every other sample was yielded before.
-
-    Attributes:
-        reasons: why, by the request's key.
-    """
-
-    def __init__(self, reasons: dict[str, str]) -> None:
-        first = next(iter(reasons.items()))
-        super().__init__(f"{len(reasons)} prompts were refused, the first is {first[0]!r}: {first[1]}")
-        self.reasons = reasons
 
 
 @dataclass(frozen=True)

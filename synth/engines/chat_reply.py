@@ -129,7 +129,8 @@ def _finish_reason(choice: dict[str, Any]) -> str:
     if name in _BROKEN_OFF:
         raise BadReply(f"the server broke the answer off (finish_reason {reason!r})")
     raise BadReply(
-        f"the reply's finish_reason is {reason!r}, expected 'stop' or 'length': nothing says whether the answer is whole",
+        f"the reply's finish_reason is {reason!r}, so that nothing says whether the answer is whole "
+        "(expected 'stop' or 'length')",
         may_pass=False,
     )
 

@@ -123,6 +123,6 @@ class Doubt:
         if fault.may_pass:
             what = f"{number} samples in a row could not be got"
         else:
-            what = f"the {'last' if self.has_answered else 'first'} {number} prompts were all refused"
+            what = f"none of the {'last' if self.has_answered else 'first'} {number} prompts was answered"
         also = "" if simple.reason == fault.reason else f" (and a simple prompt because {simple.reason})"
         raise EngineError(f"{what}, the last because {fault.reason}{also}{fault.hint}")

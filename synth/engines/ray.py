@@ -146,4 +146,3 @@ def _without(request: Request, drawn: set[tuple[str, int]]) -> Request:
         seeds=tuple(request.seeds[place] for place in places),
         sample_indices=tuple(request.sample_indices[place] for place in places),
     )
-

@@ -173,7 +173,7 @@ def test_a_prompt_that_is_refused_for_good_spoils_no_other(tmp_path):
 def test_a_server_that_refuses_all_is_an_error_not_a_file_of_rejects():
     with (
         FaultyServer(lambda number, body: "400") as server,
-        pytest.raises(EngineError, match="the first 8 prompts were all refused.*dialect is 'extended'"),
+        pytest.raises(EngineError, match="none of the first 8 prompts was answered.*dialect is 'extended'"),
     ):
         collect(make_engine(server), make_requests(20, 1))
     assert len(server.bodies) < 20
