@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from posttrain.core.errors import PosttrainError
@@ -157,6 +157,15 @@ class Engine(Protocol):
 def refused_sample(request: Request, place: int, reason: str) -> Sample:
     """Make what stands for a sample that can never be drawn."""
     return Sample(request.key, request.sample_indices[place], reason, None, REFUSED, 0, request.seeds[place])
+
+
+def part_of(request: Request, places: Sequence[int]) -> Request:
+    """Ask for some of a request's samples only."""
+    return replace(
+        request,
+        seeds=tuple(request.seeds[place] for place in places),
+        sample_indices=tuple(request.sample_indices[place] for place in places),
+    )
 
 
 def sample_seed(run_seed: int, prompt_id: str, sample_index: int) -> int:

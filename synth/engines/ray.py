@@ -12,7 +12,16 @@ from os import PathLike
 from posttrain.core.errors import ModelError
 from posttrain.core.ray_pool import RayPool
 from posttrain.core.ray_queue import deal
-from synth.engines.base import Engine, EngineError, ProbeReport, Request, Sample, SamplingParams, refused_sample
+from synth.engines.base import (
+    Engine,
+    EngineError,
+    ProbeReport,
+    Request,
+    Sample,
+    SamplingParams,
+    part_of,
+    refused_sample,
+)
 from synth.workers import OpenEngine, OpenTransformers
 
 # Given a device, return what opens the engine in a worker; picklable.
@@ -141,8 +150,4 @@ def unfinished(chunk: Chunk, results: Sequence[Sample], apart: bool) -> list[Chu
 
 def _without(request: Request, drawn: set[tuple[str, int]]) -> Request:
     places = [place for place, index in enumerate(request.sample_indices) if (request.key, index) not in drawn]
-    return replace(
-        request,
-        seeds=tuple(request.seeds[place] for place in places),
-        sample_indices=tuple(request.sample_indices[place] for place in places),
-    )
+    return part_of(request, places)
