@@ -86,7 +86,8 @@ def test_unfinished_keeps_what_has_no_sample_with_its_seed():
     ]
     parts = unfinished(chunk, [sampled("a", 0), refused_sample(chunk.requests[2], 0, "too long")], apart=True)
     assert [[r.key for r in part.requests] for part in parts] == [["a"], ["b"]]
-    assert unfinished(chunk, [{"a": "", "b": "", "c": ""}], apart=True) == []
+    every = [(request, place) for request in chunk.requests for place in range(len(request.seeds))]
+    assert unfinished(chunk, [refused_sample(*one, "") for one in every], apart=True) == []
 
 
 def test_a_machine_without_ray_is_told_what_to_install():
