@@ -9,7 +9,6 @@ from typing import Any
 from posttrain.core.formats import Message
 from synth.engines.base import LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, Request, Sample
 from synth.engines.connection import MAX_WORDS, words_of
-from synth.words import words
 
 # Names of one thing by different servers, in lower case.
 _STOP = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end", "complete"}
@@ -21,8 +20,8 @@ _THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 
 LEAST_WINDOW = 256
 """A prompt that is cut fills the server's window. A smaller count is of a server that does not count, or not all."""
-WORDS_PER_TOKEN = 1 / 0.75
-"""Most words in a token on average over a text; tokenizers that cut at spaces have at most 1."""
+TOKENS_PER_WORD = 0.9
+"""Fewest, on average over a text: tokens that cross spaces are the exception, and there are usually 1.2 and more."""
 UNSPACED_PER_TOKEN = 6.0
 """Most characters in a token on average, of scripts without spaces."""
 
@@ -185,14 +184,17 @@ def _count(reply: dict[str, Any], request: Request, limit: int) -> tuple[int, tu
 
 def least_tokens(messages: Sequence[Message]) -> int:
     """Give a number of tokens that messages surely have, whatever the tokenizer."""
-    found = [word for message in messages for word in words(str(message.get("content") or ""))]
-    num_unspaced = sum(_is_unspaced(word) for word in found)
-    return int((len(found) - num_unspaced) / WORDS_PER_TOKEN + num_unspaced / UNSPACED_PER_TOKEN)
+    num_words = num_unspaced = 0
+    for word in (word for message in messages for word in str(message.get("content") or "").split()):
+        unspaced = 0 if word.isascii() else sum(map(_is_unspaced, word))
+        num_unspaced += unspaced
+        num_words += not unspaced and any(map(str.isalnum, word))
+    return int(num_words * TOKENS_PER_WORD + num_unspaced / UNSPACED_PER_TOKEN)
 
 
-def _is_unspaced(word: str) -> bool:
+def _is_unspaced(character: str) -> bool:
     # From Thai on; Hangul is written with spaces.
-    return word[0] >= "\u0e01" and not "\uac00" <= word[0] <= "\ud7a3"
+    return character >= "\u0e01" and character.isalnum() and not "\uac00" <= character <= "\ud7a3"
 
 
 def _quoted(value: Any) -> str:
