@@ -169,9 +169,7 @@ def _requests(
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _settle(
-    engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter
-) -> Iterator[int]:
+def _settle(engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""
     left = {request.key: len(request.seeds) for request in requests}
     try:
