@@ -49,14 +49,18 @@ def _fault_of_text(head: bytes, name: str) -> str | None:
     if b"\n" not in head and b"\r" in head.rstrip(b"\r"):
         return f"ends its lines with CR alone, as old Macs did; convert it: tr '\\r' '\\n' < {name} > lines.jsonl"
     start = head.lstrip()
-    if start.startswith(b"["):
+    first, _, more = start.partition(b"\n")
+    first = first.strip()
+    is_line_of_its_own = first.endswith(b"]") and more.strip()  # a fault of the line, told with its number
+    if start.startswith(b"[") and not is_line_of_its_own:
         return f"holds a JSON array; {_LINES}: jq -c '.[]' {name} > rows.jsonl"
-    first = start.split(b"\n", 1)[0].strip()
-    if first == b"{" and b"\n" in start:
+    if first == b"{" and more:
         return f"holds one JSON object over many lines; {_LINES}: jq -c . {name} > rows.jsonl"
     if name.lower().endswith((".csv", ".tsv")) and not start.startswith(b"{"):
         convert = f"pandas.read_csv({name!r}).to_parquet('rows.parquet')"
         return f"is a table of {name[-3:].upper()}; {_LINES}, or Parquet: {convert}"
+    if name.lower().endswith((".txt", ".md")) and start and not start.startswith(b"{"):
+        return f"is plain text; {_LINES}: jq -Rc '{{prompt: .}}' {name} > prompts.jsonl makes a prompt of each line"
     return None
 
 
