@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from made import assistant, byte_bpe, llama, user, write_rows
@@ -101,12 +102,12 @@ def test_a_copy_that_followed_links_goes_on(root, tmp_path):
 def test_a_file_system_without_locks_is_said_and_can_be_worked_on(tmp_path, monkeypatch):
     """huggingface/datasets#8638, #6744: network file systems without flock give a traceback."""
 
-    def flock(descriptor, operation):
+    def flock(number, descriptor, operation):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
     (tmp_path / "lock").touch()
     for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        monkeypatch.setattr(fcntl, "flock", partial(flock, number))
         monkeypatch.delenv("POSTTRAIN_LOCKS", raising=False)
         for attempt in (lambda: file_lock(tmp_path / "lock").__enter__(), lambda: is_locked(tmp_path / "lock"),
                         lambda: Journal(tmp_path / "j.jsonl")):  # fmt: skip
@@ -176,9 +177,10 @@ def test_options_that_the_recipe_has_are_options_of_the_verb(tmp_path, run_comma
          "score": float(i), "finish_reason": "stop"} for i in range(4)
     ]  # fmt: skip
     scored = write_rows(tmp_path / "scored.jsonl", rows)
-    more = ("--min-score", 9, "--num-pairs", 2, "--length-penalty", 2)
-    ran = run_command("select", "--scored", scored, "--rule", "top_bottom", "--out", tmp_path / "out", *more)
+    command = ["select", "--scored", scored, "--rule", "top_bottom", "--out", tmp_path / "out"]
+    ran = run_command(*command, "--min-score", 9)
     assert ran.code == 0 and not (tmp_path / "out" / "sft.jsonl").read_text()
+    assert run_command(*command, "--num-pairs", 2, "--length-penalty", 2).code == 0
     pairs = [json.loads(line) for line in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
     assert [pair["chosen"][0]["content"] for pair in pairs] == ["x", "xx"]
     ran = run_command(
