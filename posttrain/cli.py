@@ -32,6 +32,7 @@ JUDGES = (
     "reward_model:DIR | verifier:FILE.py:FUNCTION | llm:DIR-or-URL | rubric:DIR-or-URL | labels:FILE; "
     "llm compares two answers, rubric rates each alone"
 )
+LENGTH_PENALTY = "subtracted from the score per character of the answer (default: 0)"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -226,6 +227,11 @@ def _add_select(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--scored", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--rule", required=True, help=RULES)
     parser.add_argument("--margin", type=float, default=0.0, help="smallest score gap of a pair")
+    parser.add_argument(
+        "--min-score", type=float, help="least score of an answer to train on (default: none)"
+    )
+    parser.add_argument("--num-pairs", type=_count, default=1, help="most pairs of a prompt (default: 1)")
+    parser.add_argument("--length-penalty", type=float, default=0.0, help=LENGTH_PENALTY)
     parser.add_argument("--out", required=True, help="folder")
 
 
@@ -236,6 +242,7 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--out", help="folder; not needed with --show-tokens")
     parser.add_argument("--teacher", help="Hugging Face folder, for distill")
+    parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--show-tokens", action="store_true", help="train nothing; show the first rows with their masks"
     )

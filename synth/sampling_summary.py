@@ -130,6 +130,10 @@ def summarize(
         session_tokens=session_tokens,
         tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
         sampling=dict(asked),
-        versions={name: version_of(name) for name in ("posttrain", *_LIBRARIES.get(asked["engine_kind"], ()))},
+        # What the engine itself says comes first: vLLM may be importable without being an installed package.
+        versions={
+            name: version_of(name) or asked.get(name)
+            for name in ("posttrain", *_LIBRARIES.get(asked["engine_kind"], ()))
+        },
         probe=None if probe is None else asdict(probe),
     )

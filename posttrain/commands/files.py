@@ -7,10 +7,10 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from posttrain.commands.output import only_results
 from posttrain.commands.token_view import render_tokens, view_for
 from posttrain.core.errors import DataError
 from posttrain.core.files import read_rows, write_jsonl
@@ -25,7 +25,7 @@ def sample(args: Namespace) -> None:
     else:
         from posttrain.sampling import sample_file  # loads torch
 
-    with redirect_stdout(sys.stderr):  # a Ray cluster prints its complaints, which are no part of the summary
+    with only_results():  # vLLM and a Ray cluster print, and that is no part of the summary
         summary = sample_file(args, _progress("samples"))
     if not summary["num_completions"]:
         raise DataError(f"{args.prompts} has no prompt that can be used ({_first_rejects(args.out) or 'it is empty'})")
@@ -52,7 +52,7 @@ def score(args: Namespace) -> None:
         dtype=args.dtype,
         device=args.device if args.ray else device_of(Execution(device=args.device)),
     )
-    with redirect_stdout(sys.stderr):
+    with only_results():
         summary = score_with_workers(job, args.workers, _progress("rows"), args.ray)
     _refuse_nothing(args.completions, summary["completions"])
     if not summary["scored"]:
@@ -64,7 +64,15 @@ def select(args: Namespace) -> None:
     """Choose SFT rows and DPO pairs among scored completions."""
     from reward.select import select_file
 
-    summary = select_file(args.scored, args.out, rule=args.rule, margin=args.margin)
+    summary = select_file(
+        args.scored,
+        args.out,
+        rule=args.rule,
+        margin=args.margin,
+        min_score=args.min_score,
+        num_pairs=args.num_pairs,
+        length_penalty=args.length_penalty,
+    )
     _refuse_nothing(args.scored, summary["completions"])
     if not summary["prompts"]:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in summary["drop_reasons"].items())
@@ -100,8 +108,9 @@ def train(args: Namespace) -> None:
     teacher = None if args.teacher is None else resolve(args.teacher)
     seed = 0 if config.seed is None else config.seed
     model = resolve(args.model)
-    with redirect_stdout(sys.stderr):  # trackers print, and that is no part of the metrics
-        metrics = train(kind, model, rows, args.out, config, seed, Execution(), teacher, _progress("steps"))
+    with only_results():  # trackers print, and that is no part of the metrics
+        execution = Execution(device=args.device)
+        metrics = train(kind, model, rows, args.out, config, seed, execution, teacher, _progress("steps"))
     print(json.dumps(metrics, indent=1, ensure_ascii=False))
 
 
@@ -148,7 +157,7 @@ def winrate(args: Namespace) -> None:
     judge = judge_identity(args.judge, args.judge_template, longest)
     _refuse_another_judge(out / "win_rate.json", judge)
     asked = _progress("replies", is_told=True)
-    with redirect_stdout(sys.stderr):
+    with only_results():
         verdicts = compare(
             rows_a, rows_b, args.judge, args.judge_template, args.seed, out, names, longest, judge, asked, args.dialect
         )

@@ -37,8 +37,8 @@ def win_rate(verdicts: Iterable[Row], alone: tuple[int, int] = (0, 0)) -> dict[s
         ``losses``, ``unreadable`` (verdicts), ``left_out`` (counts of what the rate does not rest on: ``samples_a``,
         ``samples_b``, ``prompts_only_a``, ``prompts_only_b``), ``length_controlled`` (its three numbers are None where
         lengths are not known), ``mean_length_a``, ``mean_length_b``. Where the verdicts are of a judge that was asked
-        in both orders, ``flip_rate`` too: the share of readable verdicts whose two orders disagreed, and ``flags``, how often each of
-        the verdicts' flags was raised.
+        in both orders, ``flip_rate`` too: the share of readable verdicts whose two orders disagreed, and ``flags``, how
+        often each of the verdicts' flags was raised.
 
     Raises:
         DataError: a preference outside [0, 1], or no readable verdict.

@@ -33,9 +33,7 @@ def win_rate_of_scores(call: StageCall, names: list[str]) -> dict[str, Any]:
     return finish_win_rate(call, pair_scores(a, b), names, pair_rows(a, b).alone)
 
 
-def finish_win_rate(
-    call: StageCall, verdicts: list[Row], names: list[str], alone: tuple[int, int]
-) -> dict[str, Any]:
+def finish_win_rate(call: StageCall, verdicts: list[Row], names: list[str], alone: tuple[int, int]) -> dict[str, Any]:
     """Write verdicts and the win rate that they make.
 
     Args:

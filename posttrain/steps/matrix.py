@@ -111,9 +111,7 @@ def matrix_of_labels(
 
 def agree(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
     """Measure how far every two judges agree, on the pairs and prompts that both decided."""
-    verdicts = {
-        name: read_verdicts(folder) for name, folder in zip(names, call.inputs["matrices"], strict=True)
-    }
+    verdicts = {name: read_verdicts(folder) for name, folder in zip(names, call.inputs["matrices"], strict=True)}
     result = {"agreement": judge_agreement(verdicts, seed, num_bootstrap)}
     atomic_write(call.out / "agreement.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -140,9 +138,7 @@ def _finish(
     result = {
         "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts, answers)],
         "ratings": matrix_ratings(verdicts, anchor, seed, num_bootstrap),
-        "mean_scores": {
-            name: score_counts(of_model)["mean_score"] for name, of_model in scored.items()
-        },
+        "mean_scores": {name: score_counts(of_model)["mean_score"] for name, of_model in scored.items()},
     }
     atomic_write(call.out / "matrix.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
