@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from posttrain.core.versions import version_of
-from synth.engines.base import LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, ProbeReport
+from synth.engines.base import ECHO, LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, ProbeReport
 from synth.engines.chat_api import NEUTRAL
 from synth.sampling_job import Job
 
@@ -23,8 +23,9 @@ _LIBRARIES = {"transformers": ("torch", "transformers"), "vllm": ("torch", "vllm
 _NOTES = {
     STOP_AT_LIMIT: "completions ended with 'stop' and as many tokens as max_completion_tokens or more, by the server's "
     "own count; they are taken as cut",
-    LOW_COUNT: "prompts have more words than the tokens that the server counted (usage.prompt_tokens): its counts, or "
-    "what it read, are in doubt",
+    LOW_COUNT: "completions have more words, or their prompts do, than the tokens that the server counted (usage): its "
+    "counts, or what it read, are in doubt",
+    ECHO: "completions begin with their prompt: the server may put it in front of its answers",
     LEFT_OUT: f"completions were drawn by the server's own {', '.join(NEUTRAL)}: it refuses to be given them",
 }
 

@@ -23,7 +23,7 @@ from reward.judges.asking import NUM_RETRIES, Generate, Messages
 from reward.judges.pairwise import PairwiseJudge, pair_rows
 from reward.judges.rubric import RubricJudge
 from synth.engines.chat_api import Dialect
-from synth.engines.connection import open_client, read_key
+from synth.engines.connection import cause_of, open_client, proxy_of, read_key
 
 Row = dict[str, Any]
 
@@ -139,7 +139,8 @@ def open_endpoint(target: str, dialect: Dialect | None = None) -> EndpointModel:
     try:
         names = [model.id for model in _models(endpoint)]
     except openai.OpenAIError as error:
-        raise DataError(f"judge {url} did not list its models ({error}); name one: llm:{url}#MODEL") from error
+        why = f"{cause_of(error)}{proxy_of(url)}"
+        raise DataError(f"judge {url} did not list its models ({why}); name one: llm:{url}#MODEL") from error
     if len(names) != 1:
         raise DataError(f"judge {url} offers {', '.join(names) or 'no model'}; name one: llm:{url}#MODEL")
     return endpoint.model_copy(update={"model": names[0]})

@@ -18,6 +18,7 @@ REFUSED = "refused"
 STOP_AT_LIMIT = "stop_at_limit"
 LOW_COUNT = "low_prompt_count"
 LEFT_OUT = "neutral_left_out"
+ECHO = "prompt_in_answer"
 
 
 class EngineError(PosttrainError, RuntimeError):
@@ -96,8 +97,8 @@ class Sample:
         num_tokens: Tokens drawn, the stop token included.
         seed: The seed it was drawn with.
         notes: What was odd about a server's reply: STOP_AT_LIMIT (it said "stop" with as many tokens as were allowed,
-            and is taken as cut), LOW_COUNT (it counts fewer tokens of the prompt than there are), LEFT_OUT (the
-            server's own defaults hold for parameters that it refuses).
+            and is taken as cut), LOW_COUNT (it counts fewer tokens of prompt or answer than there are), LEFT_OUT (the
+            server's own defaults hold for parameters that it refuses), ECHO (the answer begins with the prompt).
     """
 
     key: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from posttrain.core.formats import Message
-from synth.engines.base import LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, Request, Sample
+from synth.engines.base import ECHO, LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, Request, Sample
 from synth.engines.connection import MAX_WORDS, words_of
 
 # Names of one thing by different servers, in lower case.
@@ -20,6 +20,8 @@ _THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 
 LEAST_WINDOW = 256
 """A prompt that is cut fills the server's window. A smaller count is of a server that does not count, or not all."""
+LEAST_ECHO = 40
+"""Shortest prompt, in characters, that an answer is not expected to begin with."""
 TOKENS_PER_WORD = 0.9
 """Fewest, on average over a text: tokens that cross spaces are the exception, and there are usually 1.2 and more."""
 UNSPACED_PER_TOKEN = 6.0
@@ -63,11 +65,13 @@ def read_reply(text: str, request: Request, place: int, limit: int, has_neutral:
         raise BadReply(f"the reply has no message but {_quoted(choice)}")
     reason = _finish_reason(choice)
     content = _content(message, reason)
-    num_tokens, notes = _count(reply, request, limit)
+    num_tokens, notes = _count(reply, request, content or "")
     if not has_neutral:
         notes += (LEFT_OUT,)
     if num_tokens >= limit and reason == "stop":
         notes += (STOP_AT_LIMIT,)
+    if _is_echo(content or "", request.messages):
+        notes += (ECHO,)
     return Sample(
         key=request.key,
         sample_index=request.sample_indices[place],
@@ -163,8 +167,13 @@ def _part(part: Any) -> str:
     raise BadReply(f"a part of the reply's content is {_quoted(part)}, expected a text", may_pass=False)
 
 
-def _count(reply: dict[str, Any], request: Request, limit: int) -> tuple[int, tuple[str, ...]]:
-    """Return the tokens of the answer, and what is odd about the server's count of the prompt."""
+def _is_echo(content: str, messages: Sequence[Message]) -> bool:
+    asked = str(messages[-1].get("content") or "").strip() if messages else ""
+    return len(asked) >= LEAST_ECHO and content.lstrip().startswith(asked)
+
+
+def _count(reply: dict[str, Any], request: Request, content: str) -> tuple[int, tuple[str, ...]]:
+    """Return the tokens of the answer, and what is odd about the server's counts."""
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     num_tokens, num_read = usage.get("completion_tokens"), usage.get("prompt_tokens")
@@ -172,20 +181,21 @@ def _count(reply: dict[str, Any], request: Request, limit: int) -> tuple[int, tu
         raise BadReply(
             f"the reply's usage.completion_tokens is {num_tokens!r}, expected a number of tokens", may_pass=False
         )
-    if not isinstance(num_read, int) or num_read >= (least := least_tokens(request.messages)):
-        return num_tokens, ()
-    if num_read < LEAST_WINDOW:
-        return num_tokens, (LOW_COUNT,)
+    least = least_tokens(message.get("content") for message in request.messages)
+    is_low = num_tokens < least_tokens([content])
+    if not isinstance(num_read, int) or num_read >= least or num_read < LEAST_WINDOW:
+        is_low |= isinstance(num_read, int) and num_read < least
+        return num_tokens, (LOW_COUNT,) if is_low else ()
     raise Refused(
         f"the server cut the prompt: it read {num_read} tokens (usage.prompt_tokens) of at least {least}; "
         "give it a larger context or leave the prompt out"
     )
 
 
-def least_tokens(messages: Sequence[Message]) -> int:
-    """Give a number of tokens that messages surely have, whatever the tokenizer."""
+def least_tokens(texts: Iterable[Any]) -> int:
+    """Give a number of tokens that texts surely have, whatever the tokenizer."""
     num_words = num_unspaced = 0
-    for word in (word for message in messages for word in str(message.get("content") or "").split()):
+    for word in (word for text in texts for word in str(text or "").split()):
         unspaced = 0 if word.isascii() else sum(map(_is_unspaced, word))
         num_unspaced += unspaced
         num_words += not unspaced and any(map(str.isalnum, word))

@@ -43,6 +43,10 @@ def sample_command(run_command, server, folder, *options):
     return run_command("sample", "--engine", "openai", "--base-url", server.url, "--model", "m", *settings, *options)
 
 
+def answer(text):
+    return [{"role": "assistant", "content": text}]
+
+
 def write_prompts(folder, prompts):
     write_jsonl(folder / "prompts.jsonl", [{"id": f"p{i}", "prompt": text} for i, text in enumerate(prompts)])
 
@@ -208,7 +212,7 @@ def test_a_folder_in_which_only_refused_prompts_are_left_goes_on(tmp_path):
 
 
 def test_what_a_server_says_of_its_usage_is_compared(tmp_path, run_command):
-    """ollama/ollama#17889, esengine/DeepSeek-Reasonix#10245: a prompt cut without a word; Blaizzy/mlx-vlm#1215: "stop"."""
+    """ollama/ollama#17889, esengine/DeepSeek-Reasonix#10245, Blaizzy/mlx-vlm#1215."""
     write_prompts(tmp_path, ["some text of a long document " * 800, "short", "also short", "短い" * 2000])
 
     def behaviour(body, number):
@@ -227,11 +231,19 @@ def test_what_a_server_says_of_its_usage_is_compared(tmp_path, run_command):
     assert ends == {"p1": "length", "p2": "stop"}
 
 
-def test_a_server_that_does_not_count_prompts_is_flagged_and_used(tmp_path, run_command):
-    write_prompts(tmp_path, ["some text of a long document " * 20])
-    with ScriptedServer(lambda body, number: chat("Yes.", prompt_tokens=0)) as server:
-        ran = sample_command(run_command, server, tmp_path)
-    assert "1 of 1 prompts have more words than the tokens that the server counted" in ran.out
+def test_replies_that_look_odd_are_flagged_and_used(tmp_path, run_command):
+    text = "some text of a long document " * 20
+    odd = {
+        "its counts, or what it read, are in doubt": [chat("Yes.", prompt_tokens=0), chat("Yes. " * 20)],
+        "completions begin with their prompt": [chat(f"\n{text} Yes.", completion_tokens=31, prompt_tokens=130)],
+    }
+    for words, replies in odd.items():
+        for number, reply in enumerate(replies):
+            folder = tmp_path / f"{words[:9]}{number}"
+            write_prompts(folder, [text])
+            with ScriptedServer(lambda body, number, reply=reply: reply) as server:
+                ran = sample_command(run_command, server, folder)
+            assert ran.code == 0 and "1 of 1 completions" in ran.out and words in ran.out
 
 
 def test_parameters_that_a_server_refuses_are_left_out_where_they_change_nothing(tmp_path, run_command):
@@ -254,9 +266,7 @@ def test_parameters_that_a_server_refuses_are_left_out_where_they_change_nothing
 
 def test_the_dialect_of_transformers_serve_can_be_chosen(tmp_path, run_command):
     write_prompts(tmp_path, ["one"])
-    rows = [
-        {"prompt_id": "p", "sample_index": 0, "prompt": "one", "completion": [{"role": "assistant", "content": "x"}]}
-    ]
+    rows = [{"prompt_id": "p", "sample_index": 0, "prompt": "one", "completion": answer("x")}]
     for side in ("a", "b"):
         write_jsonl(tmp_path / f"{side}.jsonl", rows)
 
@@ -336,13 +346,11 @@ def test_what_a_teacher_wrote_is_not_paid_for_again(tmp_path):
 def test_a_judge_that_refuses_a_question_is_unreadable_there_and_asked_once(tmp_path, run_command):
     """strands-agents/evals#342, allenai/open-instruct#733, BuilderIO/agent-native#4861, BerriAI/litellm#39817."""
     for side, word in (("a", "good"), ("b", "bad")):
+        texts = [f"A {word} answer." + (" and on" * 900 if i == 7 else "") for i in range(9)]
         rows = [
-            {
-                "prompt_id": f"p{i}", "sample_index": 0, "prompt": f"Question {i}",
-                "completion": [{"role": "assistant", "content": f"A {word} answer." + " and on" * (900 if i == 7 else 0)}],
-            }
-            for i in range(9)
-        ]  # fmt: skip
+            {"prompt_id": f"p{i}", "sample_index": 0, "prompt": f"Question {i}", "completion": answer(text)}
+            for i, text in enumerate(texts)
+        ]
         write_jsonl(tmp_path / f"{side}.jsonl", rows)
 
     def behaviour(body, number):
