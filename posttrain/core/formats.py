@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import DataError, Faults
+from posttrain.core.file_kinds import hint_on_row
 from posttrain.core.files import read_jsonl_lenient
 from posttrain.core.messages import (
     ANSWER_EXAMPLE,
@@ -146,5 +147,5 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any], bool], None]] = {
 def _field(row: Mapping[str, Any], name: str, example: str = PROMPT_EXAMPLE) -> Any:
     if row.get(name) is None:
         found = ", ".join(key for key, value in row.items() if value is not None) or "nothing"
-        raise Fault(f"no field '{name}' (found: {found}); expected {example}")
+        raise Fault(f"no field '{name}' (found: {found}); expected {example}{hint_on_row(row)}")
     return row[name]

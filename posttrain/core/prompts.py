@@ -7,6 +7,7 @@ from typing import Any
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import DataError
+from posttrain.core.file_kinds import hint_on_row
 from posttrain.core.formats import Row, read_numbered
 from posttrain.core.messages import PROMPT_EXAMPLE, Fault, as_prompt, prompt_id, shown, whole_text
 
@@ -86,7 +87,7 @@ def usable_prompt(row: Row | str) -> Row:
         name = _own_id(row)
         if "prompt" not in row:
             found = ", ".join(row) or "nothing"
-            raise Fault(f"no field 'prompt' (found: {found}); expected {PROMPT_EXAMPLE} or a text")
+            raise Fault(f"no field 'prompt' (found: {found}); expected {PROMPT_EXAMPLE} or a text{hint_on_row(row)}")
         messages = as_prompt(row["prompt"])
     except Fault as fault:
         raise UnusablePrompt(name, str(fault)) from None

@@ -54,6 +54,7 @@ class Recorder:
     """Answer each sample with `function(request, sample_index)` and keep the requests."""
 
     kind = "recorder"
+    context_tokens = None
     model = "recorder"
 
     def __init__(self, function):
