@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from posttrain.core.batching import pad_right, token_budget_batches
+from posttrain.core.batching import pad_right, position_ids, token_budget_batches
 from posttrain.core.packing import shared_prefix_packs
+from posttrain.core.row_angles import follows_length
 from posttrain.core.shared_prefix import last_hidden_states
 
 Ids = Sequence[int]
@@ -46,7 +47,10 @@ def last_token_hidden(model: PreTrainedModel, ids_list: Sequence[Ids]) -> Tensor
     """
     ids_BT, mask_BT = pad_right(ids_list, pad_id=0)
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
-    hidden_BTW = model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+    inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    if follows_length(model.config):
+        inputs["position_ids"] = position_ids(mask_BT)
+    hidden_BTW = model.base_model(**inputs, use_cache=False).last_hidden_state
     hidden_BW: Tensor = hidden_BTW[torch.arange(len(ids_list), device=model.device), mask_BT.sum(dim=1) - 1]
     return hidden_BW
 

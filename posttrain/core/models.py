@@ -32,7 +32,9 @@ from posttrain.core.model_files import (
     resolve,
 )
 from posttrain.core.model_saving import save_model
+from posttrain.core.noise_off import switch_noise_off
 from posttrain.core.packed_linear import pack_linears
+from posttrain.core.row_angles import separate_rows
 
 __all__ = [
     "check_model_dir",
@@ -56,7 +58,7 @@ _MERGE_TOLERANCE = 1e-4
 def load_causal_lm(
     model_dir: PathLike, dtype: str = "float32", device: str = "cpu", quantization: Any = None
 ) -> PreTrainedModel:
-    """Load a language model for sampling, scoring or further training: eval mode, no dropout in attention.
+    """Load a language model for sampling, scoring or further training: eval mode, no dropout of its own.
 
     An adapter is merged into its base in float32 before the cast, so that what comes back is always a plain model.
 
@@ -183,7 +185,7 @@ def _load(
 
 
 def load_config(model_dir: PathLike) -> Any:
-    """Load a model's configuration, that of the base where the folder is an adapter, without dropout in attention.
+    """Load a model's configuration, that of the base where the folder is an adapter.
 
     Raises:
         ModelError: it is missing, of an unknown architecture, or contradicts itself.
@@ -194,8 +196,6 @@ def load_config(model_dir: PathLike) -> Any:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         told = " ".join(str(error).split())
         raise ModelError(f"no model configuration can be loaded from {model_dir}: {told}") from error
-    if hasattr(config, "attention_dropout"):
-        config.attention_dropout = 0.0
     return config
 
 
@@ -233,6 +233,8 @@ def _load_whole(
             f"{model_dir} lacks {len(wrong)} weights of a {type(model).__name__}: {', '.join(wrong[:5])}; "
             "give the folder that was trained for this"
         )
+    switch_noise_off(model)
+    separate_rows(model)
     return model
 
 

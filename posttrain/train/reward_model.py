@@ -91,10 +91,10 @@ def train_reward_model(
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
-        args=training_arguments(trl.RewardConfig, job, plan, max_length=None),
+        args=training_arguments(trl.RewardConfig, job, plan, max_length=None, disable_dropout=False),  # it is off
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "SEQ_CLS"),
+        peft_config=lora_arguments(job, model, "SEQ_CLS"),
     )
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trained = run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
