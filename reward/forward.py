@@ -41,9 +41,8 @@ def padded_hidden(
 def last_token_hidden(model: PreTrainedModel, ids_list: Sequence[Ids]) -> Tensor:
     """Run one padded batch and give the hidden state at each row's last token, hidden_BW.
 
-    The place is the row's length, never a search for the pad id: where pad and end of turn are one token, the
-    classifiers of transformers read the score one token too early. Padding stands on the right, where no real token
-    sees it, so its id does not matter.
+    The place is the row's length: the encoder has cut rows where the model's class reads them. Padding stands on the
+    right, where no real token sees it, so its id does not matter.
     """
     ids_BT, mask_BT = pad_right(ids_list, pad_id=0)
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)

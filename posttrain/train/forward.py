@@ -178,8 +178,7 @@ class Forward:
     def scores_at(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
         """Run a reward model and give the scores at some places, scores_N, with the head in float32.
 
-        The classifiers of transformers look for the last token that is not the pad token, and so read one token too
-        early where pad and end of turn are the same token; here the caller says where a row ends.
+        The caller says where a row ends, which is where the model's class would read it (core/pooling.py).
         """
         hidden_NH = self.hidden_at(model, part, places_N)
         with torch.autocast(device_type=hidden_NH.device.type, enabled=False):

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
-from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model, reward_tokenizer
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import prepare_forward
 from posttrain.train.kinds import Progress
@@ -79,9 +78,9 @@ def train_reward_model(
     rows = list(rows)
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
-    tokenizer = load_tokenizer(job.model_dir)
+    tokenizer, pad_id = reward_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out)
-    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config))
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
