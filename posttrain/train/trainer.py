@@ -301,4 +301,3 @@ def _checkpoint_of(job: Job, data: Any, main: bool) -> Path | None:
         "starting weights": model_hash(job.model_dir),
     }
     return find_checkpoint(job.out_dir / FOLDER, identity, main)
-
