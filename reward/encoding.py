@@ -41,7 +41,10 @@ class RowEncoder:
         self._known: dict[int, tuple[Row, list[int] | str]] = {}
 
     def encode(self, rows: Sequence[Row]) -> tuple[dict[int, list[int]], list[tuple[int, Result]]]:
-        """Return token ids, up to where the score is read, by index into `rows`, and (index, result) of the rows that cannot be scored."""
+        """Return token ids by index into `rows`, and (index, result) of the rows that cannot be scored.
+
+        The ids end where the score is read.
+        """
         encoded: dict[int, list[int]] = {}
         unusable: list[tuple[int, Result]] = []
         for index, row in enumerate(rows):

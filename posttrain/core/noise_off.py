@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 _NAMES = ("drop", "jitter")
 _KEPT = "_posttrain_noise"
 
 
-def switch_noise_off(model: nn.Module) -> None:
+def switch_noise_off(model: PreTrainedModel) -> None:
     """Set every share of dropout, skipped layers and jitter to 0, in a model's layers and in its configuration."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):

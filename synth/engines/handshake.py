@@ -72,9 +72,9 @@ def compare(probe: Probe | str, ask: Ask, engine: str, model_dir: str | os.PathL
     if not difference <= probe.limit:
         raise EngineError(
             f"log-probs of {engine} differ from those of {model_dir} by {difference:.2g} nats a token on average "
-            f"(limit {probe.limit:.2g}, measured from these weights in their own precision and in float32) - probed at start "
-            "- its samples would not be this model's: does it hold these weights, and not quantised? If it is to be "
-            "so, name no local copy, which leaves the check out"
+            f"(limit {probe.limit:.2g}, measured from these weights in their own precision and in float32) - probed at "
+            "start - its samples would not be this model's: does it hold these weights, and not quantised? If it is "
+            "to be so, name no local copy, which leaves the check out"
         )
     return ProbeReport(checked=True, difference=difference, reason=None)
 

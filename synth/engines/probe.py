@@ -98,7 +98,8 @@ def rounded(probe: Probe, logprobs_T: Tensor) -> Probe:
 @torch.inference_mode()
 def rounded_to_bfloat16(probe: Probe, model: PreTrainedModel) -> Probe:
     """Note what bfloat16 would do to a probe that was taken in float32; the model is left in bfloat16."""
-    return rounded(probe, _plain(model.to(torch.bfloat16), probe.prompt, probe.completion))
+    model.bfloat16()
+    return rounded(probe, _plain(model, probe.prompt, probe.completion))
 
 
 def _plain(model: PreTrainedModel, prompt: list[int], completion: list[int]) -> Tensor:
@@ -108,7 +109,7 @@ def _plain(model: PreTrainedModel, prompt: list[int], completion: list[int]) -> 
 
 @contextmanager
 def _in_float32(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Let each layer's weights stand in float32 while it runs, so that never more than one layer takes twice its room."""
+    """Let each layer's weights stand in float32 while it runs, so that only one takes twice its room."""
     dtypes = {weight: weight.dtype for weight in model.parameters()}
 
     def widen(layer: nn.Module, _: Any) -> None:
