@@ -1,4 +1,4 @@
-"""Random noise in training mode, switched off: dropout, skipped layers and jitter that a model's configuration asks for.
+"""Noise in training mode, switched off: dropout, skipped layers and jitter that a model's configuration asks for.
 
 It comes as layers, as numbers that a layer keeps, and as numbers that a layer reads from the configuration while it
 runs. A policy with noise is not its own reference, and a loss with noise is that of no model that is saved.
