@@ -85,10 +85,12 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob, artifact: str | No
 
     from posttrain.core.chat import load_tokenizer
     from posttrain.core.models import load_causal_lm
+    from posttrain.core.row_angles import follows_length
 
     manager = _find_tasks(job)  # before the model, which takes longer to load
     loaded = load_causal_lm(model_dir, job.dtype, job.device)
-    wrapped = HFLM(pretrained=loaded, tokenizer=load_tokenizer(model_dir), batch_size=job.batch_size)
+    batch_size = 1 if follows_length(loaded.config) else job.batch_size  # it gives no positions that tell rows apart
+    wrapped = HFLM(pretrained=loaded, tokenizer=load_tokenizer(model_dir), batch_size=batch_size)
     try:
         results = lm_eval.simple_evaluate(
             wrapped,
