@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.core.chat import encode_example
 from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt
+from posttrain.core.pooling import pooled
 from reward.ids import completion_text
 
 Result = dict[str, Any]  # {"score": float} or {"score": None, "drop_reason": str}
@@ -33,13 +34,17 @@ class RowEncoder:
         date: str | None = None,
     ) -> None:
         self.limit = context_length(model) if max_tokens is None else max_tokens
+        self._pad_id = model.config.get_text_config().pad_token_id
         self._tokenizer = tokenizer
         self._date = date
         # By place in memory, where a row that is kept here stays.
         self._known: dict[int, tuple[Row, list[int] | str]] = {}
 
     def encode(self, rows: Sequence[Row]) -> tuple[dict[int, list[int]], list[tuple[int, Result]]]:
-        """Return token ids by index into `rows`, and (index, result) of the rows that cannot be scored."""
+        """Return token ids by index into `rows`, and (index, result) of the rows that cannot be scored.
+
+        The ids end where the score is read.
+        """
         encoded: dict[int, list[int]] = {}
         unusable: list[tuple[int, Result]] = []
         for index, row in enumerate(rows):
@@ -68,7 +73,7 @@ class RowEncoder:
             return str(error)
         if self.limit is not None and len(ids) > self.limit:
             return f"too long: {len(ids)} tokens, the reward model reads {self.limit}"
-        return ids
+        return pooled(ids, self._pad_id)
 
 
 def context_length(model: PreTrainedModel) -> int | None:

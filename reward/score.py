@@ -16,7 +16,7 @@ from reward.errors import RewardError
 from reward.forward import apply_head, head_scores, last_token_scores, packed_hidden, padded_hidden
 from reward.ids import Row
 from reward.noise import Noise
-from reward.parity import affordable, compare, probe, why_padded
+from reward.parity import affordable, check_class, compare, probe, why_padded
 
 __all__ = [
     "RowEncoder",
@@ -86,6 +86,7 @@ def iter_scores(
         yield unusable
     indices, ids_list = list(encoded), list(encoded.values())
     groups = [_prompt_of(rows[index]) for index in indices]
+    check_class(model, head, ids_list, encoder.limit)
     if why_padded(model, head, ids_list, groups, max_batch_tokens) is None:
         batches = packed_hidden(model, ids_list, groups, max_batch_tokens)
     else:

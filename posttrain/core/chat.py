@@ -47,8 +47,8 @@ __all__ = [
     "user_turn_prefix",
 ]
 
-# Tokens that publishers reserve for padding; the end-of-turn token as padding would hide it from many a loss.
-_RESERVED_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|end_of_text|>")
+RESERVED_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|end_of_text|>")
+"""Tokens that publishers reserve for padding; the end-of-turn token as padding would hide it from many a loss."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
         raise ModelError(f"{model_dir}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
     if tokenizer.pad_token is None:
         known = tokenizer.get_vocab()
-        reserved = [token for token in _RESERVED_PADS if token in known and token != tokenizer.eos_token]
+        reserved = [token for token in RESERVED_PADS if token in known and token != tokenizer.eos_token]
         tokenizer.pad_token = next(iter(reserved), tokenizer.unk_token or tokenizer.eos_token)
     if tokenizer.pad_token is None:
         raise ModelError(f"{model_dir}: the tokenizer has neither a padding nor an end-of-sequence token; name one")

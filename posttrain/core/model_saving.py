@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from posttrain.core.atomic import PathLike
 from posttrain.core.chat import stop_ids
 from posttrain.core.errors import ModelError
+from posttrain.core.noise_off import original_noise
 from posttrain.core.older_readers import write_for_older_readers
 
 
@@ -33,7 +34,8 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     inner.config.use_cache = True
     if inner.can_generate():
         inner.generation_config = _generation_config(inner, tokenizer)
-    model.save_pretrained(str(out_dir))
+    with original_noise(inner):
+        model.save_pretrained(str(out_dir))
     tokenizer.save_pretrained(str(out_dir))
     write_for_older_readers(out_dir)
 

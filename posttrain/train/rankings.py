@@ -18,6 +18,7 @@ from posttrain.config import RewardModelConfig
 from posttrain.core.chat import Encoded, encode_example, encode_prompt, truncate
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
+from posttrain.core.pooling import pooled
 from posttrain.train.batches import Array, Ragged, Step, split_fillers
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import check_training_rows
@@ -55,9 +56,12 @@ def _pair_as_ranking(pair: Row) -> Row:
 
 
 def tokenize_rankings(
-    rankings: list[Row], tokenizer: PreTrainedTokenizerBase, config: RewardModelConfig
+    rankings: list[Row], tokenizer: PreTrainedTokenizerBase, config: RewardModelConfig, pad_id: int | None = None
 ) -> tuple[Dataset, Intake]:
     """Turn rankings into token ids and the pairs that they hold.
+
+    Args:
+        pad_id: what the model takes for padding; answers are cut after their last other token.
 
     Returns:
         A dataset with `prompt_ids`; `answer_ids`, all answers of the row one after the other, and their
@@ -77,7 +81,7 @@ def tokenize_rankings(
         except DataError as error:
             faults.add(f"row {number + 1}: {error}")
             continue
-        row = _fit(prompt_ids, answers, ranking.get("strengths"), config, intake)
+        row = _fit(prompt_ids, answers, ranking.get("strengths"), config, pad_id, intake)
         if row is not None:
             kept.append({"row": number, "prompt_ids": prompt_ids, **row})
     faults.raise_if_any(DataError)
@@ -90,13 +94,17 @@ def _fit(
     answers: list[Encoded],
     strengths: list[str] | None,
     config: RewardModelConfig,
+    pad_id: int | None,
     intake: Intake,
 ) -> Row | None:
     """Cut answers to max_tokens and list their pairs; None, and a count, where nothing is left to compare."""
     cut = [truncate(answer, config.max_tokens) for answer in answers]
-    ids = [answer.ids[len(prompt_ids) :] for answer in cut if answer is not None]
+    ids = [pooled(answer.ids[len(prompt_ids) :], pad_id) for answer in cut if answer is not None]
     if len(ids) < len(answers):
         intake.drop_too_long()
+        return None
+    if not all(ids):
+        intake.drop("an answer without words")
         return None
     places = list(itertools.combinations(range(len(ids)), 2))
     margins = [STRENGTH_MARGINS[name] if config.margin else 0.0 for name in strengths or [""] * len(places)]

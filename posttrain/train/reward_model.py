@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
-from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model, reward_tokenizer
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import prepare_forward
 from posttrain.train.kinds import Progress
@@ -85,10 +84,10 @@ def train_reward_model(
     rows = list(rows)
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
-    tokenizer = load_tokenizer(job.model_dir)
+    tokenizer, pad_id = reward_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out)
     check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
-    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config))
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
@@ -98,10 +97,10 @@ def train_reward_model(
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
-        args=training_arguments(trl.RewardConfig, job, plan, max_length=None),
+        args=training_arguments(trl.RewardConfig, job, plan, max_length=None, disable_dropout=False),  # it is off
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "SEQ_CLS"),
+        peft_config=lora_arguments(job, model, "SEQ_CLS"),
     )
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trained = run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
