@@ -115,7 +115,7 @@ def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]
     Raises:
         DataError: only one prompt.
     """
-    ids = [str(row.get("prompt_id") or prompt_id(normalize_prompt(row["prompt"]))) for row in rows]
+    ids = [str(row.get("prompt_id") or prompt_id(normalize_prompt(row["prompt"]), row.get("tools"))) for row in rows]
     order = sorted(set(ids), key=lambda name: blake2b(name.encode(), digest_size=8).digest())
     if len(order) < 2:
         raise DataError(f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}.")

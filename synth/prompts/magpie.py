@@ -47,8 +47,8 @@ def magpie(
         round: number written into the rows.
         num_turns: user turns of a dialogue.
         answer_params: for the answers between user turns, `stop_ids` replaced likewise; `params` when absent.
-        system_prompts: steer subject or language, in turn; they are not part of the prompts, but of their `system`
-            column. The paper found a general one to make prompts worse.
+        system_prompts: steer subject or language, in turn; they are not part of the prompts, but of their
+            `steered_by` column. The paper found a general one to make prompts worse.
         max_samples: where to stop with fewer prompts than asked; four times `num_prompts` when absent.
         date: for templates that print one.
 
@@ -101,7 +101,7 @@ def _row(dialogue: Dialogue, seed: int, round: int) -> Row:
         "seed": seed,
     }
     if dialogue.system is not None:
-        row["system"] = dialogue.system
+        row["steered_by"] = dialogue.system
     if dialogue.messages and dialogue.ended is not None:
         row["dialogue_ended"] = dialogue.ended
     return row

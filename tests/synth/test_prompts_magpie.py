@@ -192,7 +192,7 @@ def test_dialogues_alternate_and_end_before_a_turn_that_cannot_be_used():
 def test_system_prompts_steer_in_turn_and_stay_out_of_the_prompt():
     engine = Recorder(say("hi"))
     rows, _ = magpie(engine, tokenizer_of("chatml"), 4, PARAMS, 1, 1, system_prompts=["speak French", "do sums"])
-    assert [row["system"] for row in rows] == ["speak French", "do sums"] * 2
+    assert [row["steered_by"] for row in rows] == ["speak French", "do sums"] * 2
     assert all([message["role"] for message in row["prompt"]] == ["user"] for row in rows)
     assert sorted(request.sample_indices for request in engine.requests) == [(0, 2), (1, 3)]
 
