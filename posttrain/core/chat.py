@@ -51,6 +51,7 @@ __all__ = [
     "user_turn_prefix",
 ]
 
+
 @dataclass(frozen=True)
 class Encoded:
     """Hold one conversation as tokens.
@@ -139,7 +140,7 @@ def encode_messages(
 def encode_turns(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None, tools: Any = None
 ) -> list[Encoded]:
-    """Turn a conversation into one example per assistant message that is learned, each after all that was said before it.
+    """Turn a conversation into one example per assistant message that is learned, each after all that came before.
 
     Raises:
         DataError: an empty assistant message, or the template refuses the messages.
@@ -207,7 +208,7 @@ def decode_completion(
     end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     said = list(ids[:end])
     shapes = turn_shapes(tokenizer)
-    own = {int(tokenizer.convert_tokens_to_ids(mark)) for shape in shapes for mark in shape.marks}  # type: ignore[arg-type]
+    own = frozenset().union(*(shape.mark_ids for shape in shapes))
     if not own.isdisjoint(said):
         said = [token for token in said if token in own or token not in control_tokens(tokenizer).ids]
     whole = any(shape.channels for shape in shapes) or not own.isdisjoint(said)
@@ -284,8 +285,7 @@ def _encode(
         answer = forms[0]
         said = starts[i] + answer
         _extend(masked, ids, mask, starts[i], said, learned=1)
-    marks = {tokenizer.convert_tokens_to_ids(mark) for mark in turn_shape(tokenizer, masked.tools).marks}
-    controls = control_tokens(tokenizer).ids - marks
+    controls = control_tokens(tokenizer).ids - turn_shape(tokenizer, masked.tools).mark_ids
     return Encoded(refuse_unknown_ids(tokenizer, ids), mask, [int(token in controls) for token in ids])
 
 

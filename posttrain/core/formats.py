@@ -139,13 +139,16 @@ def _check_ranking_row(row: Mapping[str, Any], allow_empty: bool) -> None:
 def _check_messages_row(row: Mapping[str, Any], allow_empty: bool) -> None:
     messages = conversation(_field(row, "messages"), "messages")
     if not any(is_learned(message) for message in messages):
-        raise Fault("field 'messages': no assistant message that is learned, so there is nothing to learn; drop the row")
+        raise Fault(
+            "field 'messages': no assistant message that is learned, so there is nothing to learn; drop the row"
+        )
     _raise(fault_of_row_keys(row, messages, learned=True))
     if row.get("prompt") is not None or row.get("completion") is not None:
         answer = row.get("completion") or []
         prompt = as_prompt(_field(row, "prompt"))
         second = [*prompt, *answer] if isinstance(answer, list) else answer
-        _raise(fault_of_second_conversation({"prompt": second}, "prompt", messages[: len(prompt) + len(answer)], True))
+        read = messages[: len(prompt) + len(answer)]
+        _raise(fault_of_second_conversation({"prompt": second}, "prompt", read, whole=True))
 
 
 def _raise(fault: str | None) -> None:

@@ -71,7 +71,7 @@ def prompt_messages(value: Any, name: str) -> list[Message]:
     messages = conversation(value, name)
     for i, message in enumerate(messages):
         if message["role"] == "assistant" and any(message.get(key) for key in LOSS_KEYS):
-            raise Fault(f"field '{name}[{i}]': a prompt is not learned; give the conversation as 'messages', or drop the key")
+            raise Fault(f"field '{name}[{i}]': a prompt is not learned; give rows with 'messages', or drop the key")
     last = messages[-1]["role"]
     if last not in ("user", "tool"):
         raise Fault(f"field '{name}': a prompt waits for an answer; expected the last role 'user', got '{last}'")

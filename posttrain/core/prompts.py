@@ -86,13 +86,13 @@ def usable_prompt(row: Row | str) -> Row:
             raise Fault(row)
         name = _own_id(row)
         if "prompt" not in row:
-            found = ", ".join(row) or "nothing"
-            raise Fault(f"no field 'prompt' (found: {found}); expected {PROMPT_EXAMPLE} or a text")
+            names = ", ".join(row) or "nothing"
+            raise Fault(f"no field 'prompt' (found: {names}); expected {PROMPT_EXAMPLE} or a text")
         messages = as_prompt(row["prompt"])
-        found = fault_of_row_keys(row, messages, learned=False)
-        found = found or fault_of_second_conversation(row, "messages", messages, whole=False)
-        if found:
-            raise Fault(found)
+        wrong = fault_of_row_keys(row, messages, learned=False)
+        wrong = wrong or fault_of_second_conversation(row, "messages", messages, whole=False)
+        if wrong:
+            raise Fault(wrong)
     except Fault as fault:
         raise UnusablePrompt(name, str(fault)) from None
     return {**row, "prompt": messages, "prompt_id": prompt_id(messages, row.get("tools")) if name is None else name}

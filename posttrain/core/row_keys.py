@@ -40,10 +40,10 @@ _OF_ROWS = {
     "videos": "only text is read",
 }
 _OF_TRAINING_ROWS = {
-    **dict.fromkeys(THOUGHT_KEYS, "write it into the assistant's message, as 'reasoning_content', or rename the column"),
+    **dict.fromkeys(THOUGHT_KEYS, "write it into the message as 'reasoning_content', or rename the column"),
     **dict.fromkeys(
         ("loss_mask", "mask", "masks", "assistant_mask", "assistant_masks", "train_mask"),
-        "masks of rows are not read; give a message that is not to be learned \"weight\": 0",
+        'masks of rows are not read; give a message that is not to be learned "weight": 0',
     ),
     "weight": "rows have no weights; repeat or drop the row, or rename the column",
 }
@@ -121,7 +121,7 @@ def fault_of_row_keys(row: Mapping[str, Any], messages: Sequence[Mapping[str, An
     for key in ("system", "system_prompt"):
         said = row.get(key)
         if said not in (None, "") and (messages[0]["role"] != "system" or messages[0]["content"] != said):
-            return f"field '{key}': not read; make it the conversation's first message, of the role 'system', or rename it"
+            return f"field '{key}': not read; make it the first message, of the role 'system', or rename the column"
     return None
 
 

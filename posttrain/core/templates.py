@@ -41,6 +41,7 @@ class TurnShape:
         opener: the tag with which the generation prompt ends, and the white space behind it; empty where there is none.
         thought_key: the key of a message whose thoughts the template prints; None where it prints none.
         marks: control tokens around thoughts, which the assistant itself writes.
+        mark_ids: their ids.
         channels: an answer is opened by control tokens of headers, or a thought ends as a turn does (gpt-oss).
     """
 
@@ -52,6 +53,7 @@ class TurnShape:
     opener: tuple[str, str]
     thought_key: str | None
     marks: frozenset[str]
+    mark_ids: frozenset[int]
     channels: bool
 
     def dress(self, words: str) -> str:
@@ -172,7 +174,7 @@ def _read_turn_shape(tokenizer: PreTrainedTokenizerBase, template: str, tools: A
     headers = set(controls.pattern.findall(render(tokenizer, [question], "", False, tools))) | {end}
     named = {token for token in controls.edges if _THINKS.search(token) and token in template}
     marks = frozenset(named | (around - headers))
-    opener = _OPENER.search(start)
+    opener, known = _OPENER.search(start), tokenizer.get_added_vocab()
     return TurnShape(
         preamble=preamble,
         lead=lead.removeprefix(preamble),
@@ -182,6 +184,7 @@ def _read_turn_shape(tokenizer: PreTrainedTokenizerBase, template: str, tools: A
         opener=(opener.group(1), opener.group(2)) if opener else ("", ""),
         thought_key=key,
         marks=marks,
+        mark_ids=frozenset(known[mark] for mark in marks),
         channels=end in around or not marks.issuperset(controls.pattern.findall(preamble)),
     )
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Pre
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import DataError, ModelError
 from posttrain.core.model_files import adapter_base, is_adapter
-from posttrain.core.templates import template_of, turn_shape
+from posttrain.core.templates import turn_shapes
 
 # Tokens that publishers reserve for padding; the end-of-turn token as padding would hide it from many a loss.
 _RESERVED_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|end_of_text|>")
@@ -64,6 +64,7 @@ def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: no tokenizer there, no chat template, no end-of-turn token, or a file that cannot be obeyed.
     """
+    tokenizer: PreTrainedTokenizerBase
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
@@ -76,8 +77,7 @@ def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
     limits = _read_limits(Path(model_dir))
     _LIMITS[tokenizer] = limits
     _choose_padding(tokenizer, limits, model_dir)
-    turn_shape(tokenizer)
-    template_of(tokenizer)
+    turn_shapes(tokenizer)
     return tokenizer
 
 
@@ -157,9 +157,9 @@ def _differences(tokenizer: PreTrainedTokenizerBase, raw: Tokenizer) -> Iterator
         wanted = raw.encode(text, add_special_tokens=False).ids
         if list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) != wanted:
             yield text
-        elif tokenizer.decode(wanted, clean_up_tokenization_spaces=False) != raw.decode(
-            wanted, skip_special_tokens=False
-        ):
+            continue
+        told = raw.decode(wanted, skip_special_tokens=False)
+        if tokenizer.decode(wanted, clean_up_tokenization_spaces=False) != told:
             yield text
 
 

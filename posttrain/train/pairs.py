@@ -48,9 +48,7 @@ def tokenize_pairs(
         try:
             prompt, tools = normalize_prompt(row["prompt"]), row.get("tools")
             prompt_ids = encode_prompt(tokenizer, prompt, config.template_date, tools)
-            sides = [
-                encode_example(tokenizer, prompt, row[side], config.template_date, tools=tools) for side in SIDES
-            ]
+            sides = [encode_example(tokenizer, prompt, row[side], config.template_date, tools=tools) for side in SIDES]
             cut = [truncate(tokenizer, side, config.max_tokens) for side in sides]
         except DataError as error:
             faults.add(f"row {number + 1}: {error}")

@@ -101,9 +101,7 @@ class BatchPlan:
     num_prompts: int
 
 
-def plan_batches(
-    requests: Sequence[Request], max_completion_tokens: int, max_batch_tokens: int
-) -> Iterator[BatchPlan]:
+def plan_batches(requests: Sequence[Request], max_completion_tokens: int, max_batch_tokens: int) -> Iterator[BatchPlan]:
     """Group requests whose samples take memory within a factor of two, so that one long prompt costs no other its slot.
 
     A sample takes room for its longest completion, and its share of room for its prompt.

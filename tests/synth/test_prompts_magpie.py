@@ -186,7 +186,7 @@ def test_dialogues_alternate_and_end_before_a_turn_that_cannot_be_used():
     )
     answer = next(request for request in engine.requests if "turn_1:" in request.key)
     assert tokenizer.decode(answer.prompt_ids).endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
-    assert [params.stop_ids for params in engine.params[1::2]] == [tuple(stop_ids(tokenizer))] * 2
+    assert [params.stop_ids for params in engine.params[1::2]] == [PARAMS.stop_ids] * 2  # those of the folder
 
 
 def test_system_prompts_steer_in_turn_and_stay_out_of_the_prompt():
