@@ -24,6 +24,7 @@ _STOPPED_CLOCK = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacr
 # What a generation prompt may end with: a tag that opens something, a thought as a rule, and white space.
 _OPENER = re.compile(r"(<[^<>\s/|]+>|<\|[^<>\s/|]+\|>|\[[A-Z_]+\])(\s*)$")
 _THINKS = re.compile(r"think|thought|reason", re.IGNORECASE)
+_WORDS = chr(ord(SPARE) - 1)  # stands for an answer's words beside a thought
 _SOME_TOOL = ({"type": "function", "function": {"name": "x", "description": "x", "parameters": {"type": "object"}}},)
 
 
@@ -190,17 +191,19 @@ def _read_turn_shape(tokenizer: PreTrainedTokenizerBase, template: str, tools: A
 
 
 def _find_thought(tokenizer: PreTrainedTokenizerBase, tools: Any) -> tuple[str | None, set[str]]:
-    """Find the key whose thoughts the template prints, and the control tokens right before and behind a thought."""
+    """Find the key whose thoughts the template prints, and the control tokens between it and its surroundings."""
     question = {"role": "user", "content": "x"}
+    start = render(tokenizer, [question], "", True, tools)
     pattern = control_tokens(tokenizer).pattern
     for key in THOUGHT_KEYS:
-        answer = {"role": "assistant", "content": "x", key: SPARE}
+        answer = {"role": "assistant", "content": _WORDS, key: SPARE}
         try:
             before, mark, after = render(tokenizer, [question, answer], "", False, tools).partition(SPARE)
         except DataError:
             continue
         if mark:
-            return key, {*pattern.findall(before)[-1:], *pattern.findall(after)[:1]}
+            between = after.partition(_WORDS)[0] if _WORDS in after else ""
+            return key, {*pattern.findall(before.removeprefix(start))[-1:], *pattern.findall(between)[:1]}
     return None, set()
 
 
