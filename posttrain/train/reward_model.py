@@ -141,8 +141,9 @@ def _prompt_names(rows: list[Row]) -> list[str]:
     found = []
     for row in rows:
         messages = normalize_prompt(row["prompt"])
-        text = content_hash([{**message, "content": normalized_text(message["content"])} for message in messages])
-        found.append(names.setdefault(text, prompt_id(messages)))
+        folded = [{**message, "content": normalized_text(message["content"])} for message in messages]
+        tools = row.get("tools")
+        found.append(names.setdefault(content_hash([folded, tools]), prompt_id(messages, tools)))
     return found
 
 
