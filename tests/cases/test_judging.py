@@ -1,6 +1,7 @@
 """Judges and comparisons: what does not fit, who judged, and what an average leaves out."""
 
 import json
+import time
 
 import pytest
 from made import assistant, byte_bpe, llama, read_rows, user, write_rows
@@ -219,3 +220,39 @@ def test_another_judges_journal_is_refused_by_both_names(tmp_path, tokenizer):
     open_replies(ScriptedEngine(yes_a, model="one"), tokenizer, params, journal=journal)([user("red")])
     with pytest.raises(RewardError, match="engine.model: 'one' there, 'two' now"):
         open_replies(ScriptedEngine(yes_a, model="two"), tokenizer, params, journal=journal)([user("red")])
+
+
+def test_whatever_a_server_answers_for_its_models_a_judge_opens(tmp_path, run_command, monkeypatch):
+    from scripted_server import _Handler
+
+    with ScriptedServer(lambda body, number: chat("Verdict: A")) as server:
+        for page in ("[]", "<html>", '{"data": [{"object": "model"}]}', '{"data": null}'):
+            monkeypatch.setattr(_Handler, "do_GET", lambda self, page=page: self._send(200, page))
+            ran = winrate(run_command, tmp_path, f"llm:{server.url}")
+            assert ran.code == 1 and "name one: llm:" in ran.said
+            assert winrate(run_command, tmp_path, f"llm:{server.url}#m").code == 0
+
+
+def test_another_model_behind_the_same_address_and_name_is_seen(tmp_path, run_command, monkeypatch):
+    from scripted_server import _Handler
+
+    def card(**said):
+        page = {"object": "list", "data": [{"id": "m", "object": "model", **said}]}
+        monkeypatch.setattr(_Handler, "do_GET", lambda self: self._send(200, page))
+
+    def until_it_goes(body, number):
+        return chat("Verdict: A") if number <= 2 else (401, {"error": {"message": "gone"}})
+
+    with ScriptedServer(until_it_goes) as server:
+        card(root="/models/one", created=1700000000)
+        assert winrate(run_command, tmp_path, f"llm:{server.url}").code == 1
+        server.behaviour = lambda body, number: chat("Verdict: A")
+        for said, named in (
+            ({"root": "/models/two"}, "/models/two"),
+            ({"root": "/models/one", "created": 5}, "created"),
+        ):
+            card(**said)
+            ran = winrate(run_command, tmp_path, f"llm:{server.url}")
+            assert ran.code == 1 and named in ran.said and "another judge" in ran.said
+        card(root="/models/one", created=int(time.time()))  # vLLM stamps the moment of the answer
+        assert winrate(run_command, tmp_path, f"llm:{server.url}").code == 0
