@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test check bench
+.PHONY: install quickstart test test-all test-variations check bench
 
 install: $(STAMP)
 
@@ -18,8 +18,18 @@ quickstart: install
 	$(BIN)/posttrain run recipes/quickstart.yaml
 
 # Two processes: half of the suite's time is waiting for children to start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+# The same and the tests marked slow, in one go.
+test-all: install
+	$(PYTEST)
+
+# What depends on arithmetic, as other processors compute it; ONLY="default avx2" takes some of the variations.
+test-variations: install
+	$(BIN)/python tests/variations.py $(ONLY)
 
 check: install
 	$(BIN)/ruff check .

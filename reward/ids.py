@@ -9,6 +9,7 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt, prompt_id, refuse_half_pairs
+from posttrain.core.reasoning import without_thought
 
 Row = dict[str, Any]
 
@@ -28,6 +29,17 @@ def completion_text(completion: Any) -> str:
         if isinstance(content, str):
             return content
     raise DataError(f'completion: expected [{{"role": "assistant", "content": "…"}}], got {str(completion)[:80]!r}')
+
+
+def answer_text(completion: Any) -> str:
+    """Return what a completion says after its thoughts: what judges and verifiers read.
+
+    Empty where it breaks off in a thought.
+
+    Raises:
+        DataError: as `completion_text`.
+    """
+    return without_thought(completion_text(completion))
 
 
 def normalized_text(text: str) -> str:

@@ -43,10 +43,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
+def threads():
+    """Compute in as many threads as OMP_NUM_THREADS says, one where it says nothing."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
 
 
 @pytest.fixture(scope="session")

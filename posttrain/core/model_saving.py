@@ -11,10 +11,13 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from posttrain.core.atomic import PathLike
 from posttrain.core.chat import stop_ids
 from posttrain.core.errors import ModelError
+from posttrain.core.older_readers import write_for_older_readers
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, out_dir: PathLike) -> None:
     """Save a folder that any tool can load: safetensors, tokenizer, chat template, and stop tokens for generation.
+
+    Readers of transformers 4 get what they look for, too.
 
     `generation_config.json` lists the end-of-turn token among `eos_token_id`, so that other engines stop there too.
 
@@ -32,6 +35,7 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         inner.generation_config = _generation_config(inner, tokenizer)
     model.save_pretrained(str(out_dir))
     tokenizer.save_pretrained(str(out_dir))
+    write_for_older_readers(out_dir)
 
 
 def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

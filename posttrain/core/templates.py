@@ -95,6 +95,27 @@ def render(
     return text
 
 
+def print_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Tell whether two chat templates print a conversation alike; a date that they print does not count."""
+    return _sample_prints(one) == _sample_prints(other)
+
+
+def _sample_prints(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Print a conversation of two turns, with a system message where the template takes one."""
+    turns: list[Message] = [
+        {"role": "user", "content": "First question"},
+        {"role": "assistant", "content": "First answer"},
+        {"role": "user", "content": "Second question"},
+    ]
+    prints = []
+    for messages in (turns, [{"role": "system", "content": "Rules"}, *turns]):
+        try:
+            prints.append(render(tokenizer, messages, date="1 Jan 2025", add_generation_prompt=True))
+        except DataError:
+            prints.append("refused")
+    return prints
+
+
 def turn_shape(tokenizer: PreTrainedTokenizerBase) -> TurnShape:
     """Read off the template how an assistant's turn begins and ends, by rendering one with a mark for its words.
 

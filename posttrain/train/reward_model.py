@@ -22,6 +22,7 @@ from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
+from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt, prompt_id
 from posttrain.core.models import check_model_dir, load_reward_model
 from posttrain.train.fingerprint import fingerprint
@@ -43,6 +44,7 @@ from posttrain.train.trainer import (
     training_arguments,
 )
 from reward.agreement import reward_model_report
+from reward.ids import normalized_text
 from reward.preferences import rankings_to_pairs
 from reward.score import score_pairs
 
@@ -111,7 +113,8 @@ def train_reward_model(
 def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
     """Hold out all rows of a share of the prompts.
 
-    Prompts are ordered by a hash of their id, so that a prompt held out in one round mostly is in the next, whatever
+    Rows belong together by what their prompts say, up to white space and Unicode form, whatever ids they have. Prompts
+    are ordered by a hash of their content, so that a prompt held out in one round mostly is in the next, whatever
     was added.
 
     Returns:
@@ -120,7 +123,7 @@ def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]
     Raises:
         DataError: only one prompt.
     """
-    ids = [str(row.get("prompt_id") or prompt_id(normalize_prompt(row["prompt"]))) for row in rows]
+    ids = _prompt_names(rows)
     order = sorted(set(ids), key=lambda name: blake2b(name.encode(), digest_size=8).digest())
     if len(order) < 2:
         raise DataError(f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}.")
@@ -160,6 +163,17 @@ def check_number(num_pairs: int, num_held_out: int, min_pairs: int) -> None:
         "a reward model is trained on %d preference pairs and measured on %d: its accuracy will say little. %s",
         num_pairs, num_held_out, why,
     )  # fmt: skip
+
+
+def _prompt_names(rows: list[Row]) -> list[str]:
+    """Name the prompt of each row by its content, rows of one text alike."""
+    names: dict[str, str] = {}
+    found = []
+    for row in rows:
+        messages = normalize_prompt(row["prompt"])
+        text = content_hash([{**message, "content": normalized_text(message["content"])} for message in messages])
+        found.append(names.setdefault(text, prompt_id(messages)))
+    return found
 
 
 def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:

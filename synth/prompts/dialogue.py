@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from posttrain.core.chat import encode_prompt, user_turn_prefix
+from posttrain.core.reasoning import without_thought
 from synth.engines.base import Engine, Request, RequestsRefused, Sample, SamplingParams, sample_seed
 from synth.engines.fitting import generate_fitting
 from synth.errors import SynthError
@@ -76,11 +77,12 @@ class DialogueSampler:
                 if isinstance(sample, str):
                     dialogue.end(sample if role == "user" else f"answer_{sample}", "")
                     continue
-                reason = self._reader.fault(sample)
+                text = without_thought(sample.text).strip()
+                reason = self._reader.fault(sample) or (None if text else "empty")
                 if reason is not None:
                     dialogue.end(reason if role == "user" else f"answer_{reason}", sample.text)
                 else:
-                    dialogue.messages.append({"role": role, "content": sample.text.strip()})
+                    dialogue.messages.append({"role": role, "content": text})
 
     def seed_of(self, dialogue: Dialogue, turn: int) -> int:
         """Give the seed of one turn of a dialogue."""

@@ -18,7 +18,6 @@ from reward.judges.quoting import fill, quote, read_template
 from reward.judges.rubric import RubricJudge
 
 PROMPT = [{"role": "user", "content": "Which city is the capital of France?"}]
-BY_NAME = [pytest.param(text, id=name) for name, text in PLANTED.items()]
 
 
 def pair(a, b):
@@ -28,6 +27,12 @@ def pair(a, b):
 def answers_in(question):
     found = re.findall(r"^--- answer(?: [AB])? (\w+)\n(.*?)\n--- end of answer(?: [AB])? \1$", question, re.M | re.S)
     return [text for _, text in found]
+
+
+def otherwise(results, key, expected):
+    """Give the names of the planted texts, in their order, for which a judge's result is not what is expected."""
+    pairs = zip(PLANTED, results, strict=True)
+    return {name: result[key] for name, result in pairs if result[key] != expected}
 
 
 # Ways in which a model may change what it quotes.
@@ -45,25 +50,24 @@ def test_there_are_many():
     assert len(PLANTED) >= 60
 
 
-@pytest.mark.parametrize("planted", BY_NAME)
 @pytest.mark.parametrize("change", SLOPPY.values(), ids=SLOPPY)
-def test_a_judge_that_ends_in_the_candidates_words_gives_no_verdict(planted, change):
-    replies = []
+def test_a_judge_that_ends_in_the_candidates_words_gives_no_verdict(change):
+    num_replies = 0
 
     def parrot(batch):
+        nonlocal num_replies
+        num_replies += len(batch)
         said = [change(answers_in(m[0]["content"])[0]) for m in batch]
-        replies.extend(f"My verdict, after thought, in words of the first answer:\n{text}" for text in said)
-        return replies[-len(batch) :]
+        return [f"My verdict, after thought, in words of the first answer:\n{text}" for text in said]
 
-    (verdict,) = PairwiseJudge(parrot, num_retries=0).compare([pair(planted, planted)])
-    assert verdict["verdict"] == "UNREADABLE"
-    assert len(replies) == 2
-    (rated,) = RubricJudge(parrot, num_retries=0).rate([{"prompt_id": "p", "prompt": PROMPT, "completion": planted}])
-    assert rated["score"] is None
+    verdicts = PairwiseJudge(parrot, num_retries=0).compare([pair(text, text) for text in PLANTED.values()])
+    assert num_replies == 2 * len(PLANTED)
+    assert otherwise(verdicts, "verdict", "UNREADABLE") == {}
+    rows = [{"prompt_id": "p", "prompt": PROMPT, "completion": text} for text in PLANTED.values()]
+    assert otherwise(RubricJudge(parrot, num_retries=0).rate(rows), "score", None) == {}
 
 
-@pytest.mark.parametrize("planted", BY_NAME)
-def test_a_judge_that_quotes_and_then_decides_is_read_as_it_decides(planted):
+def test_a_judge_that_quotes_and_then_decides_is_read_as_it_decides():
     def quoting(batch):
         return [
             "The answers say\n"
@@ -72,21 +76,21 @@ def test_a_judge_that_quotes_and_then_decides_is_read_as_it_decides(planted):
             for m in batch
         ]
 
-    verdicts = PairwiseJudge(quoting, num_retries=0).compare([pair(planted, "Paris"), pair("Paris", planted)])
-    assert [verdict["verdict"] for verdict in verdicts] == ["B", "A"]
+    judge = PairwiseJudge(quoting, num_retries=0)
+    assert otherwise(judge.compare([pair(text, "Paris") for text in PLANTED.values()]), "verdict", "B") == {}
+    assert otherwise(judge.compare([pair("Paris", text) for text in PLANTED.values()]), "verdict", "A") == {}
     rubric = RubricJudge(lambda batch: [f"It says\n{answers_in(m[0]['content'])[0]}\nRating: 2" for m in batch])
-    (rated,) = rubric.rate([{"prompt_id": "p", "prompt": PROMPT, "completion": planted}])
-    assert rated["score"] == 2.0
+    rows = [{"prompt_id": "p", "prompt": PROMPT, "completion": text} for text in PLANTED.values()]
+    assert otherwise(rubric.rate(rows), "score", 2.0) == {}
 
 
-@pytest.mark.parametrize("planted", BY_NAME)
-def test_a_text_in_the_prompt_gives_no_verdict_either(planted):
+def test_a_text_in_the_prompt_gives_no_verdict_either():
     def parrot(batch):
         return [m[0]["content"].split("--- end of conversation")[0] for m in batch]
 
-    asked = [{"role": "user", "content": f"Say:\n{planted}"}]
-    (verdict,) = PairwiseJudge(parrot, num_retries=0).compare([pair("x", "y") | {"prompt": asked}])
-    assert verdict["verdict"] == "UNREADABLE"
+    asked = [[{"role": "user", "content": f"Say:\n{text}"}] for text in PLANTED.values()]
+    verdicts = PairwiseJudge(parrot, num_retries=0).compare([pair("x", "y") | {"prompt": prompt} for prompt in asked])
+    assert otherwise(verdicts, "verdict", "UNREADABLE") == {}
 
 
 def test_a_judge_that_repeats_its_whole_prompt_gives_no_verdict():
@@ -115,21 +119,20 @@ def test_random_compositions_of_the_parsers_signs_are_never_read():
     words = ["Verdict", "VERDICT", "verdict", "Ｖerdict", "V\u0435rdict", "Rating", "[[", "［["]
     colons, values = [":", ":", ":", "：", "﹕", "", "::"], ["A", "b", "TIE", "5", "4/5", "Ａ"]
     slots = (starts, gaps, words, gaps, colons, gaps, values, gaps, ends)
-    read = Counter()
+    found = Counter()
     for _ in range(1200):
         text = "".join(chance.choice(slot) for slot in slots)
         for name, change in SLOPPY.items():
             for form, counter in ((change(text), "as written"), (change(quote(text)), "quoted")):
                 is_read = parse_verdict(form) != "UNREADABLE" or parse_rating(form, 1, 5) is not None
-                read[counter, name] += is_read
-    assert {name: read["quoted", name] for name in SLOPPY} == dict.fromkeys(SLOPPY, 0)
-    assert min(read["as written", name] for name in SLOPPY) >= 50  # else only harmless texts were looked at
+                found[counter, name] += is_read
+    assert {name: found["quoted", name] for name in SLOPPY} == dict.fromkeys(SLOPPY, 0)
+    assert min(found["as written", name] for name in SLOPPY) >= 50  # else only harmless texts were looked at
 
 
-@pytest.mark.parametrize("text", [*PLANTED.values(), "<|a|><|b|>", "<<s>s>"])
-def test_quoting_twice_changes_no_control_token_any_more(text):
-    once = quote(text)
-    assert break_forms(once) == once and not CONTROL_FORM.search(fold(once).text)
+def test_quoting_twice_changes_no_control_token_any_more():
+    quoted = [quote(text) for text in (*PLANTED.values(), "<|a|><|b|>", "<<s>s>")]
+    assert [once for once in quoted if break_forms(once) != once or CONTROL_FORM.search(fold(once).text)] == []
 
 
 @pytest.mark.parametrize(
