@@ -25,6 +25,7 @@ MODEL = "Hugging Face folder; with --engine openai the served name; with scripte
 WORKERS = "processes, each with a model of its own; with openai 32 requests under way for each"
 LOCAL_COPY = "with --engine openai, a folder with the model that is served: compare log-probs before the first sample"
 UNCHECKED = "with --engine vllm, do not compare its log-probs with those of a plain forward pass at start"
+DIALECT = "parameters that a server understands: extended (vLLM, SGLang, llama.cpp), openai, transformers; else guessed"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
 TOKEN_VIEW = "how --show-tokens shows them (default: color or marks on a terminal, else json)"
 JUDGES = (
@@ -200,6 +201,7 @@ def _add_sample(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    parser.add_argument("--dialect", choices=("extended", "openai", "transformers"), help=DIALECT)
     parser.add_argument("--local-copy", metavar="DIR", help=LOCAL_COPY)
     parser.add_argument("--unchecked", action="store_true", help=UNCHECKED)
     parser.add_argument("--workers", type=_count, default=1, help=WORKERS)
@@ -256,6 +258,7 @@ def _add_winrate(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--judge-template", metavar="FILE", help="question that llm or rubric asks (default: built in)")
     parser.add_argument("--out", required=True, help="folder")
     parser.add_argument("--max-completion-tokens", type=_count, help="longest reply of llm and rubric (default: 512)")
+    parser.add_argument("--dialect", choices=("extended", "openai", "transformers"), help=DIALECT)
     parser.add_argument("--seed", type=int, default=0, help="of the calls of llm and rubric")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -12,10 +12,10 @@ from posttrain.config import EndpointModel, Execution
 from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
 from posttrain.core.errors import DataError
 from posttrain.core.formats import Message
-from synth.engines.base import Engine, Request, RequestsRefused, SamplingParams, sample_seed
+from synth.engines.base import REFUSED, Engine, Request, SamplingParams, sample_seed
 from synth.engines.fitting import generate_fitting
 from synth.engines.transformers import TransformersEngine
-from synth.prompts.self_instruct import REFUSED, GenerateText
+from synth.prompts.self_instruct import GenerateText
 
 if TYPE_CHECKING:
     from synth.engines.ray import RayEngine
@@ -101,11 +101,8 @@ def text_generator(engine: Engine, tokenizer: Any, params: SamplingParams, date:
                 replies[key] = (str(error), REFUSED)
                 continue
             requests.append(Request(key, ids, tuple(messages), (sample_seed(seed, key, 0),), (0,)))
-        try:
-            for sample in generate_fitting(engine, requests, params):
-                replies[sample.key] = (sample.text, sample.finish_reason)
-        except RequestsRefused as refused:
-            replies |= {key: (reason, REFUSED) for key, reason in refused.reasons.items()}
+        for sample in generate_fitting(engine, requests, params):
+            replies[sample.key] = (sample.text, sample.finish_reason)
         return [replies[str(index)] for index in range(len(conversations))]
 
     return generate

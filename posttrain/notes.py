@@ -12,10 +12,9 @@ from posttrain.runs import Run
 
 
 def notes(found: Run) -> list[str]:
-    """Return a line for each caution, round that was held, alarm, label left out, and two judges' agreement."""
-    return [
-        *_cautions(found), *_held(found), *_alarms(found), *_not_judged(found), *_left_out(found), *_agreement(found)
-    ]  # fmt: skip
+    """Return a line for each caution, held round, alarm, label left out, two judges' agreement, and flag of a server."""
+    told = (_cautions, _held, _alarms, _not_judged, _left_out, _agreement, _servers)
+    return [line for tell in told for line in tell(found)]
 
 
 def _cautions(found: Run) -> Iterator[str]:
@@ -61,3 +60,10 @@ def _left_out(found: Run) -> Iterator[str]:
         left_out = (found.metrics(f"evaluation/{judge['name']}/matrix") or {}).get("labels_left_out") or {}
         for names, number in left_out.items():
             yield f"judge {judge['name']}: {number} labels are on another {names} than this run's and are left out."
+
+
+def _servers(found: Run) -> Iterator[str]:
+    for label, artifact in found.artifacts():
+        metrics = artifact.metrics or {}
+        if (metrics.get("sampling") or {}).get("engine_kind") == "openai":
+            yield from (f"{label}: {flag}" for flag in metrics.get("flags") or ())

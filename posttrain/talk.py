@@ -7,7 +7,7 @@ from pathlib import Path
 from posttrain.config import Execution
 from posttrain.core.formats import Message
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
-from synth.prompts.self_instruct import REFUSED
+from synth.engines.base import REFUSED
 
 HELP = "Type a message and press Enter; /clear forgets the conversation, /quit (or Ctrl-D) ends it."
 

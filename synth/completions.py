@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
 from synth.engines.base import (
+    REFUSED,
     Engine,
     EngineError,
     ProbeReport,
     Request,
-    RequestsRefused,
     Sample,
     SamplingParams,
     sample_seed,
@@ -171,20 +171,20 @@ def _requests(
 
 def _settle(engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""
-    left = {request.key: len(request.seeds) for request in requests}
-    try:
-        for sample in generate_fitting(engine, requests, job.params, job.max_prompt_tokens):
-            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
+    refused: set[str] = set()
+    for sample in generate_fitting(engine, requests, job.params, job.max_prompt_tokens):
+        # At once, each by itself: nothing that an engine has given or refused is asked for again after a kill.
+        if sample.key not in refused:
             journal.append([_journal_row(sample)])
-            left[sample.key] -= 1
-            yield 1
-    except RequestsRefused as refused:
-        journal.append({"prompt_id": name, "reason": reason} for name, reason in refused.reasons.items())
-        yield sum(left.get(name, 0) for name in refused.reasons)
+        if sample.finish_reason == REFUSED:
+            refused.add(sample.key)
+        yield 1
 
 
 def _journal_row(sample: Sample) -> Row:
-    return {
+    if sample.finish_reason == REFUSED:
+        return {"prompt_id": sample.key, "reason": sample.text}
+    row = {
         "prompt_id": sample.key,
         "sample_index": sample.sample_index,
         "text": sample.text,
@@ -192,3 +192,4 @@ def _journal_row(sample: Sample) -> Row:
         "num_tokens": sample.num_tokens,
         "seed": sample.seed,
     }
+    return {**row, "notes": list(sample.notes)} if sample.notes else row

@@ -159,7 +159,7 @@ def winrate(args: Namespace) -> None:
     asked = _progress("replies", is_told=True)
     with only_results():
         verdicts = compare(
-            rows_a, rows_b, args.judge, args.judge_template, args.seed, out, names, longest, judge, asked
+            rows_a, rows_b, args.judge, args.judge_template, args.seed, out, names, longest, judge, asked, args.dialect
         )
     write_jsonl(out / "verdicts.jsonl", verdicts)  # first: where no verdict is readable, the replies say why
     (out / JOURNAL).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from posttrain.functions import function_content
 from reward.judges.asking import JOURNAL
 from reward.judges.quoting import read_template
 from reward.verifiers.settings import parse_verifier
+from synth.engines.chat_api import Dialect
 
 Row = dict[str, Any]
 
@@ -33,6 +34,7 @@ class Asking:
         max_completion_tokens: longest reply of ``llm`` and ``rubric``; their default when None.
         who: the judge, as ``judge_identity`` tells it: replies of another are refused.
         progress: called with (replies there, replies wanted) by ``llm`` and ``rubric``.
+        dialect: parameters that their server understands; guessed when None.
     """
 
     template: Path | None
@@ -42,6 +44,7 @@ class Asking:
     max_completion_tokens: int | None = None
     who: Row = field(default_factory=dict)
     progress: Callable[[int, int], None] | None = None
+    dialect: Dialect | None = None
 
 
 Compare = Callable[[list[Row], list[Row], str, Asking], list[Row]]
@@ -64,6 +67,7 @@ def compare(
     max_completion_tokens: int | None = None,
     who: Row | None = None,
     progress: Callable[[int, int], None] | None = None,
+    dialect: Dialect | None = None,
 ) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
@@ -82,6 +86,7 @@ def compare(
         max_completion_tokens: longest reply of ``llm`` and ``rubric``; their default when None.
         who: the judge, as ``judge_identity`` tells it; what is on disk of another judge is refused.
         progress: called with (replies there, replies wanted) by ``llm`` and ``rubric``.
+        dialect: parameters that a judge's server understands; guessed when None.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -92,6 +97,10 @@ def compare(
         PosttrainError: as the judge raises.
     """
     kind, target = parse_judge(judge_spec, template, max_completion_tokens)
+    if dialect is not None and not (kind in READERS and target.startswith(("http://", "https://"))):
+        raise DataError(
+            f"judge {judge_spec!r} is no server; give --dialect {dialect} to llm: or rubric: with a URL only"
+        )
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b, names)
@@ -101,7 +110,7 @@ def compare(
     warn_missing(names[0], pairing.missing_in_a)
     warn_missing(names[1], pairing.missing_in_b)
     path = None if template is None else Path(template)
-    asking = Asking(path, seed, out, names, max_completion_tokens, who or {}, progress)
+    asking = Asking(path, seed, out, names, max_completion_tokens, who or {}, progress, dialect)
     return JUDGES[kind](rows_a, rows_b, target, asking)
 
 
@@ -227,7 +236,7 @@ def _reader(judge: Callable[..., Judge], built_in: Path, target: str, asking: As
 
     journal = None if asking.out is None else asking.out / JOURNAL
     longest = asking.max_completion_tokens or Reader().max_completion_tokens
-    generate = deferred(target, Reader(asking.seed, longest, journal, asking.who, asking.progress))
+    generate = deferred(target, Reader(asking.seed, longest, journal, asking.who, asking.progress, asking.dialect))
     return judge(generate, asking.template or built_in, num_retries=retries_of(target))
 
 

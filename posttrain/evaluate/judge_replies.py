@@ -14,13 +14,14 @@ from posttrain.core.files import content_hash
 from posttrain.engines import prompt_ids_of
 from reward.judges.asking import Generate, Messages
 from reward.verifiers.record import Record
-from synth.engines.base import Engine, Request, RequestsRefused, SamplingParams, sample_seed
+from synth.engines.base import REFUSED, Engine, Request, SamplingParams, sample_seed
 from synth.engines.fitting import generate_fitting
 
 # Behind a reply that was cut: what stands on its last line may not be all that the judge had to say.
 CUT = "\n[cut at the token limit]"
 # Behind the reason why there is no reply: the question does not fit into the judge's context, or was refused.
 NO_REPLY = "\n[no reply]"
+_END = {"length": CUT, REFUSED: NO_REPLY}
 
 
 def open_replies(
@@ -35,7 +36,7 @@ def open_replies(
 ) -> Generate:
     """Make a judge of an engine; a reply that was cut at the token limit says so, and is unreadable.
 
-    So is a question that the judge cannot answer: its reply is the reason, and it is asked again when the command is.
+    So is a question that the judge cannot answer: its reply is the reason, and it is not asked again.
 
     Args:
         tokenizer: of the engine's model; None for an endpoint, which writes its own template.
@@ -51,6 +52,7 @@ def open_replies(
     asker = {"engine": engine.identity, "params": dataclasses.asdict(params), "seed": seed, "date": date}
     asker |= who or {}
     asked: Counter[str] = Counter()
+    hopeless: dict[str, str] = {}
 
     def generate(conversations: list[Messages]) -> list[str]:
         if journal is not None and not journal.exists():
@@ -58,6 +60,7 @@ def open_replies(
         keys = [_key(messages, asked) for messages in conversations]
         with Record(journal, json.dumps(asker, sort_keys=True), is_costly=True) as record:
             replies = {key: known["reply"] for key in keys if (known := record.known(key.encode())) is not None}
+            replies |= {key: hopeless[_question(key)] for key in keys if _question(key) in hopeless}
             missing = {key: messages for key, messages in zip(keys, conversations, strict=True) if key not in replies}
             requests = []
             for key, messages in missing.items():
@@ -69,13 +72,11 @@ def open_replies(
                 requests.append(Request(key, ids, tuple(messages), (sample_seed(seed, key, 0),), (0,)))
             report = progress or (lambda done, total: None)
             report(len(replies), len(keys))
-            try:
-                for sample in generate_fitting(engine, requests, params):
-                    replies[sample.key] = sample.text if sample.finish_reason == "stop" else sample.text + CUT
-                    record.add(sample.key.encode(), {"reply": replies[sample.key]})
-                    report(len(replies), len(keys))
-            except RequestsRefused as refused:
-                replies |= {key: f"{reason}{NO_REPLY}" for key, reason in refused.reasons.items()}
+            for sample in generate_fitting(engine, requests, params):
+                replies[sample.key] = sample.text + _END.get(sample.finish_reason, "")
+                record.add(sample.key.encode(), {"reply": replies[sample.key]})
+                report(len(replies), len(keys))
+        hopeless.update({_question(key): reply for key, reply in replies.items() if reply.endswith(NO_REPLY)})
         return [replies[key] for key in keys]
 
     return generate
@@ -86,3 +87,7 @@ def _key(messages: Messages, asked: Counter[str]) -> str:
     question = content_hash(messages)
     asked[question] += 1
     return f"{question}:{asked[question]}"
+
+
+def _question(key: str) -> str:
+    return key.rpartition(":")[0]

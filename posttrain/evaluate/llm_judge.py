@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,8 @@ from posttrain.evaluate.pairing import pair_scores
 from reward.judges.asking import NUM_RETRIES, Generate, Messages
 from reward.judges.pairwise import PairwiseJudge, pair_rows
 from reward.judges.rubric import RubricJudge
+from synth.engines.chat_api import Dialect
+from synth.engines.connection import cause_of, open_client, proxy_of, read_key
 
 Row = dict[str, Any]
 
@@ -84,6 +85,7 @@ class Reader:
         journal: file that keeps its replies, as ``open_replies`` takes it.
         who: what tells it from other judges.
         progress: called with (replies there, replies wanted).
+        dialect: parameters that its server understands; guessed when None.
     """
 
     seed: int = 0
@@ -91,6 +93,7 @@ class Reader:
     journal: Path | None = None
     who: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[int, int], None] | None = None
+    dialect: Dialect | None = None
 
 
 def open_generate(target: str, reader: Reader = Reader()) -> Generate:
@@ -103,7 +106,7 @@ def open_generate(target: str, reader: Reader = Reader()) -> Generate:
         ModelError: the folder cannot be used.
         DataError: the server does not answer, or offers several models and none is named.
     """
-    endpoint = open_endpoint(target) if is_server(target) else None
+    endpoint = open_endpoint(target, reader.dialect) if is_server(target) else None
     folder = None if endpoint is not None else resolve(target)
     if folder is not None:
         check_model_dir(folder)
@@ -127,16 +130,17 @@ def deferred(target: str, reader: Reader) -> Generate:
     return generate
 
 
-def open_endpoint(target: str) -> EndpointModel:
+def open_endpoint(target: str, dialect: Dialect | None = None) -> EndpointModel:
     """Describe a server's model; where none is named, the server's only one."""
     url, name = urldefrag(target)
-    endpoint = EndpointModel(base_url=url, model=name or "unnamed", revision="unnamed")
+    endpoint = EndpointModel(base_url=url, model=name or "unnamed", revision="unnamed", dialect=dialect)
     if name:
         return endpoint
     try:
         names = [model.id for model in _listed(endpoint)]
     except openai.OpenAIError as error:
-        raise DataError(f"judge {url} did not list its models ({error}); name one: llm:{url}#MODEL") from error
+        why = f"{cause_of(error)}{proxy_of(url)}"
+        raise DataError(f"judge {url} did not list its models ({why}); name one: llm:{url}#MODEL") from error
     if len(names) != 1:
         raise DataError(f"judge {url} offers {', '.join(names) or 'no model'}; name one: llm:{url}#MODEL")
     return endpoint.model_copy(update={"model": names[0]})
@@ -173,6 +177,5 @@ def _listed(endpoint: EndpointModel) -> list[Any]:
 
 
 def _models(endpoint: EndpointModel) -> list[Any]:
-    key = os.environ.get(endpoint.api_key_env) or "none"
-    with openai.OpenAI(base_url=endpoint.base_url, api_key=key, timeout=30.0, max_retries=1) as client:
+    with open_client(endpoint.base_url, read_key(endpoint.api_key_env), timeout_s=30.0, max_retries=1) as client:
         return list(client.models.list())

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from posttrain.core.errors import DataError
-from synth.engines.base import Engine, Request, RequestsRefused, Sample, SamplingParams
+from synth.engines.base import Engine, Request, Sample, SamplingParams, refused_sample
 
 
 def generate_fitting(
     engine: Engine, requests: Sequence[Request], params: SamplingParams, max_prompt_tokens: int | None = None
 ) -> Iterator[Sample]:
-    """Yield the samples of every request that fits into the engine's context.
+    """Yield the samples of every request; refused ones for each that does not fit into the engine's context.
 
     A request without token ids goes to a server, which writes the prompt and refuses for itself what it cannot hold.
 
@@ -23,22 +23,17 @@ def generate_fitting(
 
     Raises:
         DataError: the completion alone fills the context.
-        RequestsRefused: at the end, the requests that are too long and those that the engine refused.
     """
     limit = prompt_limit(params, engine.context_tokens, max_prompt_tokens)
-    refused = {
-        request.key: f"too long: {len(request.prompt_ids)} tokens, the limit is {limit}"
-        for request in requests
-        if limit is not None and len(request.prompt_ids) > limit
-    }
-    fitting = [request for request in requests if request.key not in refused]
+    fitting = []
+    for request in requests:
+        if limit is None or len(request.prompt_ids) <= limit:
+            fitting.append(request)
+            continue
+        reason = f"too long: {len(request.prompt_ids)} tokens, the limit is {limit}"
+        yield from (refused_sample(request, place, reason) for place in range(len(request.seeds)))
     if fitting:
-        try:
-            yield from engine.generate(fitting, params)
-        except RequestsRefused as others:
-            refused |= others.reasons
-    if refused:
-        raise RequestsRefused(refused)
+        yield from engine.generate(fitting, params)
 
 
 def prompt_limit(

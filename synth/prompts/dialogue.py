@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from posttrain.core.chat import encode_prompt, user_turn_prefix
 from posttrain.core.reasoning import without_thought
-from synth.engines.base import Engine, Request, RequestsRefused, Sample, SamplingParams, sample_seed
+from synth.engines.base import REFUSED, Engine, Request, Sample, SamplingParams, sample_seed
 from synth.engines.fitting import generate_fitting
 from synth.errors import SynthError
 from synth.prompts.turns import TurnReader
@@ -74,11 +74,9 @@ class DialogueSampler:
             going = [dialogue for dialogue in dialogues if dialogue.ended is None]
             role = "assistant" if turn % 2 else "user"
             for dialogue, sample in self._turns(going, turn):
-                if isinstance(sample, str):
-                    dialogue.end(sample if role == "user" else f"answer_{sample}", "")
-                    continue
                 text = without_thought(sample.text).strip()
-                reason = self._reader.fault(sample) or (None if text else "empty")
+                reason = sample.text if sample.finish_reason == REFUSED else self._reader.fault(sample)
+                reason = reason or (None if text else "empty")
                 if reason is not None:
                     dialogue.end(reason if role == "user" else f"answer_{reason}", sample.text)
                 else:
@@ -88,18 +86,10 @@ class DialogueSampler:
         """Give the seed of one turn of a dialogue."""
         return sample_seed(self._seed, f"{self._name}:turn_{turn}", dialogue.index)
 
-    def _turns(self, dialogues: Sequence[Dialogue], turn: int) -> list[tuple[Dialogue, Sample | str]]:
-        """Sample the next turn of each dialogue; a text says why it has none: it does not fit, or was refused."""
+    def _turns(self, dialogues: Sequence[Dialogue], turn: int) -> list[tuple[Dialogue, Sample]]:
         requests = self._answer_requests(dialogues, turn) if turn % 2 else self._user_requests(dialogues, turn)
         params = self._answer_params if turn % 2 else self._user_params
-        samples: dict[int, Sample | str] = {}
-        try:
-            for sample in generate_fitting(self._engine, requests, params):
-                samples[sample.sample_index] = sample
-        except RequestsRefused as refused:
-            for request in requests:
-                if request.key in refused.reasons:
-                    samples |= dict.fromkeys(request.sample_indices, refused.reasons[request.key])
+        samples = {sample.sample_index: sample for sample in generate_fitting(self._engine, requests, params)}
         missing = [dialogue.index for dialogue in dialogues if dialogue.index not in samples]
         if missing:
             raise SynthError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.core.formats import prompt_id
 from posttrain.core.reasoning import without_thought
-from synth.engines.base import sample_seed
+from synth.engines.base import REFUSED, sample_seed
 from synth.errors import SynthError
 from synth.prompts.lists import is_unread_list, parse_items
 from synth.prompts.rouge import NoveltyIndex
@@ -20,9 +20,6 @@ from synth.rows import Message, Row, content_of, copies, prompt_messages, prompt
 from synth.words import words
 
 SOURCE = "self_instruct"
-
-REFUSED = "refused"
-"""The finish_reason of a request that cannot be answered; its text is the reason."""
 
 # Messages of each request and one seed in; for each request its text and finish_reason ("stop", "length" or REFUSED).
 GenerateText = Callable[[list[list[Message]], int], list[tuple[str, str]]]
