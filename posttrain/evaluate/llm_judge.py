@@ -137,7 +137,7 @@ def open_endpoint(target: str, dialect: Dialect | None = None) -> EndpointModel:
     if name:
         return endpoint
     try:
-        names = [model.id for model in _models(endpoint)]
+        names = [model.id for model in _listed(endpoint)]
     except openai.OpenAIError as error:
         why = f"{cause_of(error)}{proxy_of(url)}"
         raise DataError(f"judge {url} did not list its models ({why}); name one: llm:{url}#MODEL") from error
@@ -158,14 +158,22 @@ def server_card(endpoint: EndpointModel) -> Row:
     Empty where the server lists no models, or not this one.
     """
     try:
-        found = next((model for model in _models(endpoint) if model.id == endpoint.model), None)
-    except (openai.OpenAIError, ValueError):  # a server may lack the page, or answer it with anything
+        found = next((model for model in _listed(endpoint) if model.id == endpoint.model), None)
+    except openai.OpenAIError:  # a server may lack the page, or answer it with anything
         return {}
     card = {} if found is None else found.model_dump(mode="json")
     created = card.get("created")
     if not isinstance(created, int | float) or created <= 0 or abs(time.time() - created) < FRESH_SECONDS:
         card.pop("created", None)
     return {key: value for key, value in card.items() if key not in _NOT_OF_THE_MODEL and value is not None}
+
+
+def _listed(endpoint: EndpointModel) -> list[Any]:
+    """List a server's models that have a name; whatever else the page holds is an error of the client's kind."""
+    try:
+        return [model for model in _models(endpoint) if isinstance(model.id, str)]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise openai.OpenAIError(f"its list is not whole: {type(error).__name__}") from error
 
 
 def _models(endpoint: EndpointModel) -> list[Any]:

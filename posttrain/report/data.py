@@ -162,7 +162,7 @@ def _accuracy(entry: object) -> str:
     return f"{number(entry.get('accuracy'))} {interval(_bounds(entry['accuracy'], count))} ({number(count)} pairs)"
 
 
-def _bounds(accuracy: float, count: int) -> dict[str, float]:
+def _bounds(accuracy: float, count: int) -> dict[str, Any]:
     low, high = wilson_interval(accuracy, count)
     return {"low": low, "high": high}
 

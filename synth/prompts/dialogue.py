@@ -75,10 +75,8 @@ class DialogueSampler:
             role = "assistant" if turn % 2 else "user"
             for dialogue, sample in self._turns(going, turn):
                 text = without_thought(sample.text).strip()
-                if sample.finish_reason == REFUSED:
-                    reason: str | None = sample.text
-                else:
-                    reason = self._reader.fault(sample) or (None if text else "empty")
+                reason = sample.text if sample.finish_reason == REFUSED else self._reader.fault(sample)
+                reason = reason or (None if text else "empty")
                 if reason is not None:
                     dialogue.end(reason if role == "user" else f"answer_{reason}", sample.text)
                 else:

@@ -1,6 +1,7 @@
 """Judges and comparisons: what does not fit, who judged, and what an average leaves out."""
 
 import json
+import time
 
 import pytest
 from made import assistant, byte_bpe, llama, read_rows, user, write_rows
@@ -15,11 +16,11 @@ from posttrain.steps.verifying import read_scored, score_counts
 from reward.errors import RewardError
 from reward.judges.pairwise import PairwiseJudge
 from reward.verifiers.record import differences
-from synth.engines.base import EngineError, Request, RequestsRefused
+from synth.engines.base import REFUSED, Request, refused_sample
 from synth.engines.fitting import generate_fitting
 from synth.engines.scripted import ScriptedEngine
 from synth.prompts.dialogue import Dialogue, DialogueSampler
-from synth.prompts.self_instruct import REFUSED, self_instruct
+from synth.prompts.self_instruct import self_instruct
 from synth.prompts.turns import read_turns
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
@@ -63,7 +64,7 @@ def test_no_caller_of_an_engine_sends_what_the_context_cannot_hold(tokenizer):
     sampler = DialogueSampler(engine, read_turns(tokenizer), params, params, 0, "magpie", None)
     sampler._answer_params = params
     (answered,) = sampler._turns([dialogue], 1)
-    assert isinstance(answered[1], str) and answered[1].startswith("too long")
+    assert answered[1].finish_reason == REFUSED and answered[1].text.startswith("too long")
 
     seeds = [{"prompt": f"say {word}"} for word in ("red", "green", LONG)]
     generate = text_generator(engine, tokenizer, params)
@@ -82,14 +83,13 @@ def test_refusals_of_the_engine_and_of_the_context_are_told_together(tokenizer):
     class Refusing(ScriptedEngine):
         def generate(self, requests, params):
             yield from super().generate(requests[1:], params)
-            raise RequestsRefused({requests[0].key: "moderated"})
+            yield refused_sample(requests[0], 0, "moderated")
 
     params = params_of({**GREEDY, "max_completion_tokens": 8}, tokenizer, None)
     requests = [Request(key, (1,) * length, (), (0,), (0,)) for key, length in (("a", 5), ("b", 5), ("c", 500))]
-    samples = []
-    with pytest.raises(EngineError) as refused:
-        samples.extend(generate_fitting(Refusing(yes_a, context_tokens=64), requests, params))
-    assert refused.value.reasons == {"a": "moderated", "c": "too long: 500 tokens, the limit is 56"}
+    samples = list(generate_fitting(Refusing(yes_a, context_tokens=64), requests, params))
+    refused = {sample.key: sample.text for sample in samples if sample.finish_reason == REFUSED}
+    assert refused == {"a": "moderated", "c": "too long: 500 tokens, the limit is 56"} and len(samples) == 3
 
 
 def test_a_question_that_does_not_fit_is_an_unreadable_verdict(tmp_path, run_command):
@@ -219,3 +219,39 @@ def test_another_judges_journal_is_refused_by_both_names(tmp_path, tokenizer):
     open_replies(ScriptedEngine(yes_a, model="one"), tokenizer, params, journal=journal)([user("red")])
     with pytest.raises(RewardError, match="engine.model: 'one' there, 'two' now"):
         open_replies(ScriptedEngine(yes_a, model="two"), tokenizer, params, journal=journal)([user("red")])
+
+
+def test_whatever_a_server_answers_for_its_models_a_judge_opens(tmp_path, run_command, monkeypatch):
+    from scripted_server import _Handler
+
+    with ScriptedServer(lambda body, number: chat("Verdict: A")) as server:
+        for page in ("[]", "<html>", '{"data": [{"object": "model"}]}', '{"data": null}'):
+            monkeypatch.setattr(_Handler, "do_GET", lambda self, page=page: self._send(200, page))
+            ran = winrate(run_command, tmp_path, f"llm:{server.url}")
+            assert ran.code == 1 and "name one: llm:" in ran.said
+            assert winrate(run_command, tmp_path, f"llm:{server.url}#m").code == 0
+
+
+def test_another_model_behind_the_same_address_and_name_is_seen(tmp_path, run_command, monkeypatch):
+    from scripted_server import _Handler
+
+    def card(**said):
+        page = {"object": "list", "data": [{"id": "m", "object": "model", **said}]}
+        monkeypatch.setattr(_Handler, "do_GET", lambda self: self._send(200, page))
+
+    def until_it_goes(body, number):
+        return chat("Verdict: A") if number <= 2 else (401, {"error": {"message": "gone"}})
+
+    with ScriptedServer(until_it_goes) as server:
+        card(root="/models/one", created=1700000000)
+        assert winrate(run_command, tmp_path, f"llm:{server.url}").code == 1
+        server.behaviour = lambda body, number: chat("Verdict: A")
+        for said, named in (
+            ({"root": "/models/two"}, "/models/two"),
+            ({"root": "/models/one", "created": 5}, "created"),
+        ):
+            card(**said)
+            ran = winrate(run_command, tmp_path, f"llm:{server.url}")
+            assert ran.code == 1 and named in ran.said and "another judge" in ran.said
+        card(root="/models/one", created=int(time.time()))  # vLLM stamps the moment of the answer
+        assert winrate(run_command, tmp_path, f"llm:{server.url}").code == 0

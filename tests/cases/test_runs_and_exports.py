@@ -173,7 +173,7 @@ def test_results_are_kept_apart_in_this_process_too(capfd):
 
 def test_options_that_the_recipe_has_are_options_of_the_verb(tmp_path, run_command):
     rows = [
-        {"prompt_id": "p", "sample_index": i, "prompt": user("red"), "completion": assistant("x" * (4 - i)),
+        {"prompt_id": "p", "sample_index": i, "prompt": user("red"), "completion": assistant("x" * (1 + i)),
          "score": float(i), "finish_reason": "stop"} for i in range(4)
     ]  # fmt: skip
     scored = write_rows(tmp_path / "scored.jsonl", rows)
@@ -182,7 +182,7 @@ def test_options_that_the_recipe_has_are_options_of_the_verb(tmp_path, run_comma
     assert ran.code == 0 and not (tmp_path / "out" / "sft.jsonl").read_text()
     assert run_command(*command, "--num-pairs", 2, "--length-penalty", 2).code == 0
     pairs = [json.loads(line) for line in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
-    assert [pair["chosen"][0]["content"] for pair in pairs] == ["x", "xx"]
+    assert pairs[0]["chosen"][0]["content"] == "x"  # scores rise by 1 a letter, the penalty takes 2
     ran = run_command(
         "train", "sft", "--model", tmp_path / "none", "--data", scored, "--out", tmp_path, "--device", "cpu"
     )
