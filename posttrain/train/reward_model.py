@@ -41,8 +41,10 @@ from posttrain.train.trainer import (
     training_arguments,
 )
 from reward.agreement import reward_model_report
+from reward.encoding import context_length
+from reward.parity import check_class
 from reward.preferences import rankings_to_pairs
-from reward.score import score_pairs
+from reward.score import score_head, score_pairs
 
 Row = dict[str, Any]
 
@@ -87,6 +89,7 @@ def train_reward_model(
     job.seed_everything()
     model = starting_reward_model(job)
     forward, collate = prepare_forward(model, partial(RankingCollator, dataset, tokenizer.pad_token_id))
+    check_class(model, score_head(model), [collate.probe()], context_length(model))
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
