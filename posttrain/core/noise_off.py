@@ -37,6 +37,11 @@ def switch_noise_off(model: PreTrainedModel) -> None:
     setattr(model, _KEPT, kept)
 
 
+def remember_noise(model: Any, of: Any) -> None:
+    """Let a model that was made of another's configuration know what this one's said when it was loaded."""
+    setattr(model, _KEPT, getattr(of, _KEPT, []))
+
+
 @contextmanager
 def original_noise(model: Any) -> Iterator[None]:
     """Let a model's configuration say what it said when it was loaded, while it is saved."""
