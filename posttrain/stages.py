@@ -63,7 +63,7 @@ _ROWS = (
     ("self_instruct", 2, "PROMPT, model", "PROMPT", "prompts:write_self_instruct"),
     ("magpie", 1, "model", "PROMPT", "prompts:write_magpie"),
     ("clean_prompts", 2, "PROMPT", "PROMPT", "prompts:clean_prompts"),
-    ("sample", 2, "PROMPT, model", "COMPLETION", "sampling:sample"),
+    ("sample", 3, "PROMPT, model", "COMPLETION", "sampling:sample"),
     ("label", 2, "COMPLETION", "PREFERENCE, RANKING", "annotate:label_completions"),
     ("label_file", 2, "PREFERENCE or RANKING, PROMPT", "PREFERENCE, RANKING", "annotate:label_file"),
     ("reward_model", 2, "model, PREFERENCE, RANKING", "model", "training:reward_model"),

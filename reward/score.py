@@ -136,7 +136,11 @@ def score_pairs(
         The scored rows in input order, and the rows with a side that could not be scored, with `drop_reason`.
     """
     pairs = [dict(row) for row in rows]
-    sides = [{"prompt": row["prompt"], "completion": row[side]} for row in pairs for side in ("chosen", "rejected")]
+    sides = [
+        {"prompt": row["prompt"], "tools": row.get("tools"), "completion": row[side]}
+        for row in pairs
+        for side in ("chosen", "rejected")
+    ]
     results = score_rows(sides, model, tokenizer, max_batch_tokens, max_tokens, date)
     kept, dropped = [], []
     for row, chosen, rejected in zip(pairs, results[::2], results[1::2], strict=True):
@@ -167,8 +171,8 @@ def score_head(model: PreTrainedModel) -> nn.Module:
 
 
 def _prompt_of(row: Mapping[str, Any]) -> str:
-    prompt = row.get("prompt")
-    return prompt if isinstance(prompt, str) else content_hash(prompt)
+    prompt, tools = row.get("prompt"), row.get("tools")
+    return prompt if isinstance(prompt, str) and not tools else content_hash([prompt, tools])
 
 
 def _result(value: float) -> Result:

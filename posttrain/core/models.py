@@ -31,6 +31,7 @@ from posttrain.core.model_files import (
     is_adapter,
     model_hash,
     resolve,
+    weight_files,
 )
 from posttrain.core.model_saving import save_model
 from posttrain.core.noise_off import switch_noise_off
@@ -308,7 +309,8 @@ def _with_float32_head(model: PreTrainedModel, model_dir: PathLike) -> PreTraine
 
 
 def _stored_head(model_dir: PathLike) -> Tensor | None:
-    for path in sorted(Path(model_dir).glob("*.safetensors")):
+    adapter = Path(model_dir, "adapter_model.safetensors")
+    for path in [adapter] if is_adapter(model_dir) else weight_files(model_dir):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - the handle is no mapping
                 if key == _HEAD or key.endswith(f".{_HEAD}"):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.core.chat import RESERVED_PADS, stop_ids
+from posttrain.core.chat import stop_ids
 from posttrain.core.errors import ModelError
+from posttrain.core.tokenizers import RESERVED_PADS
 
 
 def pooled(ids: Sequence[int], pad_id: int | None) -> list[int]:

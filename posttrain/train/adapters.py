@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from posttrain.core.model_files import note_base
 from posttrain.core.models import load_adapted
+from posttrain.core.older_readers import write_for_older_readers
 from posttrain.train.errors import TrainError
 
 ADAPTER_FOLDER = "adapter"
@@ -94,6 +95,7 @@ def save_adapter(
     weights = None if state is None else dict(state)
     model.save_pretrained(str(folder), state_dict=weights)
     tokenizer.save_pretrained(str(folder))
+    write_for_older_readers(folder)
     note_base(folder, base_hash)
     wanted = get_peft_model_state_dict(model, state_dict=weights)
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:

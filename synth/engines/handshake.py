@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import openai
 import torch
 
 from posttrain.core.chat import load_tokenizer
+from posttrain.core.model_files import weight_files
 from posttrain.core.models import load_causal_lm, load_config
 from synth.engines.base import EngineError, ProbeReport
 from synth.engines.probe import Probe, rounded_to_bfloat16, take_probe
@@ -40,7 +40,7 @@ def local_probe(model_dir: str | os.PathLike[str], dtype: str | None = None) -> 
     config = load_config(model_dir)
     if getattr(config, "quantization_config", None) is not None:
         return "the folder's weights are quantised, which a plain forward pass is not"
-    size = sum(path.stat().st_size for path in Path(model_dir).glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weight_files(model_dir))
     if size > MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         return f"the folder's weights ({size / 1e9:.1f} GB) take more than half of this machine's memory"
     stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
