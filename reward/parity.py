@@ -111,7 +111,8 @@ def check_class(model: PreTrainedModel, head: nn.Module, ids_list: Sequence[Ids]
     """
     if model in _like_class or not ids_list:
         return
-    ids = min(map(list, ids_list), key=len)
+    shortest: Ids = min(ids_list, key=len)
+    ids = list(shortest)
     pad_id = model.config.get_text_config().pad_token_id
     padding = [] if pad_id is None or (limit is not None and len(ids) >= limit) else [pad_id]
     hidden_1W = last_token_hidden(model, [ids])

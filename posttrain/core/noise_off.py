@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-_NAMES = ("drop", "jitter")
 _KEPT = "_posttrain_noise"
 
 
 def switch_noise_off(model: PreTrainedModel) -> None:
-    """Set every share of dropout, skipped layers and jitter to 0, in a model's layers and in its configuration."""
+    """Set every share of dropout and skipped layers to 0, in a model's layers and in its configuration.
+
+    Routers with jitter, whose size some use in evaluation mode, too (PhiMoE), stay in evaluation mode.
+    """
     for module in model.modules():
+        if any("jitter" in name for name in vars(module)):
+            module.train = MethodType(_train_without_noise, module)  # type: ignore[method-assign]
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name in _shares(module):
@@ -30,6 +35,11 @@ def switch_noise_off(model: PreTrainedModel) -> None:
         for name in _shares(config):
             setattr(config, name, 0.0)
     setattr(model, _KEPT, kept)
+
+
+def remember_noise(model: Any, of: Any) -> None:
+    """Let a model that was made of another's configuration know what this one's said when it was loaded."""
+    setattr(model, _KEPT, getattr(of, _KEPT, []))
 
 
 @contextmanager
@@ -46,11 +56,17 @@ def original_noise(model: Any) -> Iterator[None]:
             setattr(config, name, 0.0)
 
 
+def _train_without_noise(self: nn.Module, mode: bool = True) -> nn.Module:
+    type(self).train(self, mode)
+    self.training = False
+    return self
+
+
 def _shares(owner: Any) -> dict[str, float]:
     return {
         name: value
         for name, value in vars(owner).items()
-        if isinstance(value, float) and value > 0.0 and any(part in name for part in _NAMES)
+        if isinstance(value, float) and value > 0.0 and "drop" in name
     }
 
 

@@ -176,8 +176,9 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
         if not (reward <= limit and abs(loss - expected) <= limit * max(1.0, expected)):
             raise TrainError(
                 f"before the first step the rewards should be 0 and the loss {expected:.6f}, but the largest reward is "
-                f"{reward:.2e} and the loss {loss:.6f} (tolerance {limit:.1e}): the reference is not the policy. "
-                "This is a fault of the set-up, not of the data; training did not start."
+                f"{reward:.2e} and the loss {loss:.6f} (tolerance {limit:.1e}): the reference is not the policy, or "
+                "the model draws random numbers in training. This is a fault of the set-up, not of the data; training "
+                "did not start."
             )
 
     def _start_tolerance(self, batch: Batch) -> float:

@@ -113,7 +113,7 @@ class Forward:
                 alone_NH = self.hidden_at(self._model, alone, places_N[own_N] % ids_BT.shape[1])
                 distances.append(self._distance(together_NH[own_N], alone_NH))
         distance, limit = max(distances)
-        if not distance <= limit:
+        if distance > limit:  # NaN is left to the guards, which name its rows
             raise TrainError(
                 f"{type(self._model).__name__} gives a short row other hidden states beside a long one than alone: "
                 f"they are off by {distance:.2g} (limit {limit:g}), so it cannot be trained on padded batches. "
@@ -122,7 +122,8 @@ class Forward:
 
     def _distance(self, hidden_NH: Tensor, wanted_NH: Tensor) -> tuple[float, float]:
         """Return how far hidden states are apart, as a share of their length, and what rounding explains."""
-        share_N = (hidden_NH - wanted_NH).norm(dim=1) / wanted_NH.norm(dim=1)
+        tiny = torch.finfo(wanted_NH.dtype).tiny  # a head may be given nothing but zeros
+        share_N = (hidden_NH - wanted_NH).norm(dim=1) / wanted_NH.norm(dim=1).clamp(min=tiny)
         return float(share_N.max()) if len(share_N) else 0.0, rounding_limit(self._model, wanted_NH.dtype)
 
     @contextmanager

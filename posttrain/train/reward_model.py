@@ -43,9 +43,11 @@ from posttrain.train.trainer import (
     training_arguments,
 )
 from reward.agreement import reward_model_report
+from reward.encoding import context_length
 from reward.ids import normalized_text
+from reward.parity import check_class
 from reward.preferences import rankings_to_pairs
-from reward.score import score_pairs
+from reward.score import score_head, score_pairs
 
 Row = dict[str, Any]
 
@@ -94,6 +96,7 @@ def train_reward_model(
     job.seed_everything()
     model = starting_reward_model(job)
     forward, collate = prepare_forward(model, partial(RankingCollator, dataset, tokenizer.pad_token_id))
+    check_class(model, score_head(model), [collate.probe()], context_length(model))
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from posttrain.core.noise_off import remember_noise
 from posttrain.train.errors import TrainError
 
 
@@ -74,4 +75,5 @@ def whole_model(model: Any, state: dict[str, Tensor]) -> Any:
         raise TrainError(f"{len(lost)} weights were not gathered, {lost[0]} among them; nothing was saved.")
     if plain.can_generate():
         plain.generation_config = model.generation_config
+    remember_noise(plain, of=model)
     return plain

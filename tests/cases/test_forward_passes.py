@@ -122,6 +122,7 @@ def test_noise_of_the_configuration_is_off_in_training_and_stays_in_the_folder(t
         "OPT": {**wide, "ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.1, "layerdrop": 0.3},
         "GPT2": {**gpt2, "attn_pdrop": 0.2, "resid_pdrop": 0.2},
         "Falcon": {**falcon, "attention_dropout": 0.1, "hidden_dropout": 0.1},  # read while it runs
+        "Phimoe": {**wide, "num_local_experts": 4, "router_jitter_noise": 0.1},  # in evaluation mode, too
     }
     short = [row for row in ROWS if LONG not in row["completion"][0]["content"]]
     pairs = [row for row in PAIRS if LONG not in row["chosen"][0]["content"]]
