@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,11 +26,6 @@ def completion_text(completion: Any) -> str:
         if isinstance(content, str):
             return content
     raise DataError(f'completion: expected [{{"role": "assistant", "content": "…"}}], got {str(completion)[:80]!r}')
-
-
-def normalized_text(text: str) -> str:
-    """Fold what a reader does not see: Unicode forms and white space. Case stays, since it can be the task."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
 
 
 def with_ids(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Row], list[Row]]:
