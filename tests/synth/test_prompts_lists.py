@@ -69,7 +69,8 @@ def test_numbers_of_other_languages_and_styles():
         "9 - one\n10 – two", "Request 9: one\nRequest 10: two", "问题9：one\n问题10：two",
         "**Prompt 9:** one\n**Prompt 10:** two", "· one\n· two", '["one", "two"]', '```json\n["one", "two"]\n```',
         "Version 2: these\n1. one\n2. two", "第九，one\n第十，two", "第9题：one\n第10题：two", "٩، one\n١٠، two",
-        "९। one\n१०। two", "9.- one\n10.- two", "9º one\n10º two", "N° 9 one\nN° 10 two", "9️⃣ one\n1️⃣0️⃣ two", "9– one\n10– two",
+        "९। one\n१०। two", "9.- one\n10.- two", "9º one\n10º two", "N° 9 one\nN° 10 two",
+        "9️⃣ one\n1️⃣0️⃣ two", "9– one\n10– two",
         "\ufeff9. one\n10. two", "\u200f٩. one\n\u200f١٠. two", "\u3000\u30009、one\n\u3000\u300010、two",
         "9. one\r10. two",
     )  # fmt: skip
