@@ -64,7 +64,7 @@ def _answer(reply: str) -> str:
     fenced = [match.span() for match in _FENCED.finditer(reply)]
     parts: list[str] = []
     opened: str | None = None  # the thought that is open
-    in_code: Counter[str] = Counter()  # opening marks in fences: their closing marks are text as well
+    in_code: Counter[str] = Counter()  # opening marks in fences and quotes: their closing marks are text as well
     start, changed = 0, False
     for mark in _MARK.finditer(reply):
         if _in_quotes(reply, mark):
@@ -77,6 +77,8 @@ def _answer(reply: str) -> str:
             elif opened is None and _at_an_edge(reply, mark):
                 parts.append(reply[start : mark.start()])
                 opened, changed = name, True
+            elif opened is None and reply[: mark.start()].endswith(("'", '"')):
+                in_code[name] += 1
         elif in_code[name]:
             in_code[name] -= 1
         elif opened == name:

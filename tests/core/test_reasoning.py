@@ -45,6 +45,7 @@ TEXTS = (
     "A reply looks so:\n```\na thought\n</think>\nan answer\n```\nThat is all.",
     "```js\nconst end = /<\\/think>/, from = text.indexOf(`</think>`) + n // behind </think> only\n```",
     "gpt-oss writes <|channel|>final<|message|> before its answer.",
+    'It wrote "<think>a</think>" and no more.',
     "Reply with <answer>yes</answer>.",
 )
 
