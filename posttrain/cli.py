@@ -25,12 +25,14 @@ MODEL = "Hugging Face folder; with --engine openai the served name; with scripte
 WORKERS = "processes, each with a model of its own; with openai 32 requests under way for each"
 LOCAL_COPY = "with --engine openai, a folder with the model that is served: compare log-probs before the first sample"
 UNCHECKED = "with --engine vllm, do not compare its log-probs with those of a plain forward pass at start"
+DIALECT = "parameters that a server understands: extended (vLLM, SGLang, llama.cpp), openai, transformers; else guessed"
 RAY = "let the workers run on a Ray cluster: auto, host:port or ray://host:port"
 TOKEN_VIEW = "how --show-tokens shows them (default: color or marks on a terminal, else json)"
 JUDGES = (
     "reward_model:DIR | verifier:FILE.py:FUNCTION | llm:DIR-or-URL | rubric:DIR-or-URL | labels:FILE; "
     "llm compares two answers, rubric rates each alone"
 )
+LENGTH_PENALTY = "subtracted from the score per character of the answer (default: 0)"
 RULES = "best_of_k, max_min, …; see reward/pair_rules.py"
 
 
@@ -199,6 +201,7 @@ def _add_sample(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", choices=("transformers", "openai", "vllm", "scripted"), default="transformers")
     parser.add_argument("--base-url", help="server of --engine openai, ending in /v1")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    parser.add_argument("--dialect", choices=("extended", "openai", "transformers"), help=DIALECT)
     parser.add_argument("--local-copy", metavar="DIR", help=LOCAL_COPY)
     parser.add_argument("--unchecked", action="store_true", help=UNCHECKED)
     parser.add_argument("--workers", type=_count, default=1, help=WORKERS)
@@ -224,6 +227,11 @@ def _add_select(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--scored", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--rule", required=True, help=RULES)
     parser.add_argument("--margin", type=float, default=0.0, help="smallest score gap of a pair")
+    parser.add_argument(
+        "--min-score", type=float, help="least score of an answer to train on (default: none)"
+    )
+    parser.add_argument("--num-pairs", type=_count, default=1, help="most pairs of a prompt (default: 1)")
+    parser.add_argument("--length-penalty", type=float, default=0.0, help=LENGTH_PENALTY)
     parser.add_argument("--out", required=True, help="folder")
 
 
@@ -234,6 +242,7 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--out", help="folder; not needed with --show-tokens")
     parser.add_argument("--teacher", help="Hugging Face folder, for distill")
+    parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--show-tokens", action="store_true", help="train nothing; show the first rows with their masks"
     )
@@ -248,6 +257,8 @@ def _add_winrate(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--judge", required=True, help=JUDGES)
     parser.add_argument("--judge-template", metavar="FILE", help="question that llm or rubric asks (default: built in)")
     parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument("--max-completion-tokens", type=_count, help="longest reply of llm and rubric (default: 512)")
+    parser.add_argument("--dialect", choices=("extended", "openai", "transformers"), help=DIALECT)
     parser.add_argument("--seed", type=int, default=0, help="of the calls of llm and rubric")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

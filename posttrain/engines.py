@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,10 @@ import torch
 
 from posttrain.config import EndpointModel, Execution
 from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
+from posttrain.core.errors import DataError
 from posttrain.core.formats import Message
-from synth.engines.base import Engine, Request, SamplingParams, sample_seed
+from synth.engines.base import REFUSED, Engine, Request, SamplingParams, sample_seed
+from synth.engines.fitting import generate_fitting
 from synth.engines.transformers import TransformersEngine
 from synth.prompts.self_instruct import GenerateText
 
@@ -81,20 +84,34 @@ def params_of(sampling: dict[str, Any], tokenizer: Any, model_dir: Path | None) 
 
 
 def text_generator(engine: Engine, tokenizer: Any, params: SamplingParams, date: str | None = None) -> GenerateText:
-    """Return a function from conversations to replies, for generators and judges that only want text."""
+    """Return a function from conversations to replies, for generators that only want text.
+
+    A conversation that cannot be answered (too long for the context, refused by the server) has the reason in place of
+    a reply, and "refused" as its finish_reason.
+    """
 
     def generate(conversations: list[list[Message]], seed: int) -> list[tuple[str, str]]:
-        requests = [
-            Request(
-                key=str(index),
-                prompt_ids=() if tokenizer is None else tuple(encode_prompt(tokenizer, messages, date)),
-                messages=tuple(messages),
-                seeds=(sample_seed(seed, str(index), 0),),
-                sample_indices=(0,),
-            )
-            for index, messages in enumerate(conversations)
-        ]
-        replies = {sample.key: (sample.text, sample.finish_reason) for sample in engine.generate(requests, params)}
+        replies: dict[str, tuple[str, str]] = {}
+        requests = []
+        for index, messages in enumerate(conversations):
+            key = str(index)
+            try:
+                ids = prompt_ids_of(tokenizer, messages, date)
+            except DataError as error:
+                replies[key] = (str(error), REFUSED)
+                continue
+            requests.append(Request(key, ids, tuple(messages), (sample_seed(seed, key, 0),), (0,)))
+        for sample in generate_fitting(engine, requests, params):
+            replies[sample.key] = (sample.text, sample.finish_reason)
         return [replies[str(index)] for index in range(len(conversations))]
 
     return generate
+
+
+def prompt_ids_of(tokenizer: Any, messages: Sequence[Message], date: str | None) -> tuple[int, ...]:
+    """Return a prompt as token ids; none where a server writes the prompt from its messages.
+
+    Raises:
+        DataError: the chat template cannot write these messages.
+    """
+    return () if tokenizer is None else tuple(encode_prompt(tokenizer, list(messages), date))

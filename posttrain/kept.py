@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.evaluate.intervals import wilson_interval
 from posttrain.model_names import known_model
 from posttrain.runs import Run
 
@@ -54,18 +55,17 @@ def decisions(found: Run) -> list[dict[str, Any]]:
 
 def table_of_rounds(found: Run) -> str:
     """Return the table of rounds and students as text."""
-    lines = [f"{'round':<22}{'over previous':>24}{'over base':>24}{'reward model':>14}  gate"]
+    lines = [f"{'round':<22}{'over previous':>24}{'over base':>24}{'reward model, right of pairs':>36}  gate"]
     rounds = decisions(found)
     for entry in rounds:
         label = f"round_{entry['round']}"
-        accuracy = (found.metrics(f"{label}/reward_model") or {}).get("accuracy")
         itself = is_itself(rounds, entry)
         decision = {True: "promoted", False: "held"}.get(entry["promoted"], "")  # type: ignore[arg-type]
         kept = kept_weights(entry) if "same_as" in entry else ""
         lines.append(
             f"{label:<22}{_rate(found, '' if itself else f'{label}/eval/win_rate_vs_previous')}"
             f"{_rate(found, f'{label}/eval/win_rate_vs_base')}"
-            f"{'–' if accuracy is None else format(accuracy, '.3f'):>14}  "
+            f"{_accuracy(found.metrics(f'{label}/reward_model') or {}):>36}  "
             f"{kept if itself else ', '.join(filter(None, (decision, kept)))}"
         )
     students = found.recipe["students"]
@@ -79,6 +79,17 @@ def table_of_rounds(found: Run) -> str:
             f"{_rate(found, f'{label}/win_rate_vs_teacher')}"
         )
     return "\n".join(lines)
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> str:
+    """Write a reward model's accuracy with its interval and the held-out pairs that it was measured on."""
+    accuracy, count = metrics.get("accuracy"), metrics.get("accuracy_pairs", metrics.get("num_held_out"))
+    if accuracy is None:
+        return "–"
+    if not count:
+        return f"{accuracy:.3f}"
+    low, high = wilson_interval(accuracy, count)
+    return f"{accuracy:.3f} [{low:.3f}, {high:.3f}] of {count:,}"
 
 
 def _rate(found: Run, label: str) -> str:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.core.errors import PosttrainError
+from posttrain.core.errors import PosttrainError, StorageError
 from posttrain.core.files import atomic_write, content_hash
 from posttrain.lineage.indexing import index_rows
 from posttrain.recipe import Recipe, recipe_json
 from posttrain.runs import read_record
 from posttrain.stages import STAGES, Progress, StageCall
-from posttrain.store.artifacts import Artifact, ArtifactStore
+from posttrain.store.artifacts import MANIFEST, Artifact, ArtifactStore
 from posttrain.store.fingerprint import identity
 from posttrain.train.errors import TrainingInterrupted
 
@@ -140,6 +141,8 @@ class Executor:
         target = os.path.relpath(artifact.path, link.parent)
         if link.is_symlink() and os.readlink(link) == target:
             return
+        if link.is_dir() and not link.is_symlink():
+            _remove_copy(link)
         temporary = link.with_name(f".{link.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)
@@ -165,6 +168,20 @@ class Executor:
 
     def _how(self) -> dict[str, Any]:
         return self.execution.model_dump(mode="json")
+
+
+def _remove_copy(place: Path) -> None:
+    """Remove the copy of a model or artifact that stands where a link belongs: `scp -r` and `cp -rL` follow links.
+
+    Raises:
+        StorageError: the folder is nothing that a link of ours leads to.
+    """
+    if not any((place / name).is_file() for name in (MANIFEST, "config.json")):
+        raise StorageError(
+            f"{place} is a folder where a link of this run belongs, and holds no artifact; move it away, and run again"
+        )
+    log.warning("%s is a copy where a link belongs (links were followed when the run was copied); it is removed", place)
+    shutil.rmtree(place)
 
 
 def state_after(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from posttrain.core.errors import DataError, StorageError
 from posttrain.core.files import is_locked
-from posttrain.store.artifacts import Artifact, ArtifactStore
+from posttrain.store.artifacts import ARTIFACTS, MANIFEST, Artifact, ArtifactStore
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,10 @@ class Run:
         """Say what is gone before something is told of the run without it."""
         if self.lost:
             log.warning(
-                "%d artifacts of run %s are not there any more, and what follows leaves them out: %s. "
-                "Run the recipe again to have them made anew",
-                len(self.lost), self.name, ", ".join(self.lost[:5]) + (", …" if len(self.lost) > 5 else ""),
+                "%d artifacts of run %s are not in %s, and what follows leaves them out: %s. Name the run with the "
+                "--root that holds them, or run the recipe again to have them made there",
+                len(self.lost), self.name, self.store.root / ARTIFACTS,
+                ", ".join(self.lost[:5]) + (", …" if len(self.lost) > 5 else ""),
             )  # fmt: skip
 
     def metrics(self, label: str) -> Mapping[str, Any] | None:
@@ -126,11 +127,23 @@ def find_run(name: str, root: Path) -> Run:
     folder = run_folder(name, root)
     if folder is not None:
         record = read_record(folder / "run.json")
-        return Run(record["recipe"], folder, record, ArtifactStore(folder.absolute().parent.parent))
+        return Run(record["recipe"], folder, record, store_of(folder, record, root))
     runs = root / "runs"
     there = sorted(path.parent.name for path in runs.glob("*/run.json")) if runs.is_dir() else []
     known = f"runs in {runs}: {', '.join(there)}" if there else f"there are no runs in {runs}"
     raise DataError(f"no run '{name}'; {known}. Give a name, a folder with run.json, or --root DIR")
+
+
+def store_of(folder: Path, record: Mapping[str, Any], root: Path) -> ArtifactStore:
+    """Return the artifacts of a run's folder: two folders up from where it was typed or a link leads, or under a root.
+
+    Of these places it is the first that holds one of the run's artifacts.
+    """
+    places = dict.fromkeys([*(path.parent.parent for path in (folder.absolute(), folder.resolve())), root])
+    stores = [ArtifactStore(place) for place in places]
+    asked = [(row["stage"], row["address"]) for row in record["stages"]]
+    holds = (store for store in stores if any((store.place(*one) / MANIFEST).is_file() for one in asked))
+    return next(holds, stores[0])
 
 
 def harness_rows(folder: Path) -> list[dict[str, Any]]:

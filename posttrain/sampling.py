@@ -33,7 +33,11 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         raise DataError(f"--unchecked belongs to --engine vllm, not {args.engine}; leave one of them out")
     if args.engine == "openai":
         return dataclasses.asdict(_sample_endpoint(args, progress))
-    for option, value in (("--base-url", args.base_url), ("--local-copy", args.local_copy)):
+    for option, value in (
+        ("--base-url", args.base_url),
+        ("--local-copy", args.local_copy),
+        ("--dialect", args.dialect),
+    ):
         if value is not None:
             raise DataError(f"{option} belongs to --engine openai; leave it out or choose that engine")
     model = resolve(args.model)
@@ -108,6 +112,7 @@ def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> S
         args.model,
         api_key_env=args.api_key_env,
         concurrency=concurrency,
+        dialect=args.dialect,
         local_copy=args.local_copy,
     )
     params = params_of(_sampling(args), None, None)

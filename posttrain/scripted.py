@@ -27,7 +27,11 @@ def sample_file(args: Namespace, progress: Callable[[int, int], None]) -> dict[s
         DataError: Options that do not fit the engine, no such function, or prompts that cannot be read.
         EngineError: The script failed; what it answered before is kept.
     """
-    for option, value in (("--base-url", args.base_url), ("--local-copy", args.local_copy)):
+    for option, value in (
+        ("--base-url", args.base_url),
+        ("--local-copy", args.local_copy),
+        ("--dialect", args.dialect),
+    ):
         if value is not None:
             raise DataError(f"{option} belongs to --engine openai; leave it out or choose that engine")
     if args.unchecked:

@@ -7,6 +7,7 @@ from pathlib import Path
 from posttrain.config import Execution
 from posttrain.core.formats import Message
 from posttrain.engines import open_engine, open_tokenizer, params_of, text_generator
+from synth.engines.base import REFUSED
 
 HELP = "Type a message and press Enter; /clear forgets the conversation, /quit (or Ctrl-D) ends it."
 
@@ -35,6 +36,10 @@ def talk(model_dir: Path, temperature: float, top_p: float, max_completion_token
             continue
         messages.append({"role": "user", "content": text})
         reply, finish_reason = generate([messages], seed + turn)[0]
+        if finish_reason == REFUSED:
+            messages.pop()
+            print(f"This message cannot be answered ({reply}); say less, or /clear to forget the conversation.")
+            continue
         print(f"model: {reply}" + (" […]" if finish_reason == "length" else ""))
         messages.append({"role": "assistant", "content": reply})
         turn += 1

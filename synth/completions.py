@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING
 
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
+from posttrain.core.tools import plain_tools
 from synth.engines.base import (
+    REFUSED,
     Engine,
     EngineError,
     ProbeReport,
     Request,
-    RequestsRefused,
     Sample,
     SamplingParams,
     sample_seed,
 )
+from synth.engines.fitting import generate_fitting, prompt_limit
 from synth.prompt_set import PromptSet
 from synth.prompt_sources import Prompts
 from synth.sample_index import SampleIndex
 from synth.sample_store import Row, SampleStore
-from synth.sampling_job import Job, make_job, prompt_limit
+from synth.sampling_job import Job, make_job
 from synth.sampling_summary import SamplingSummary, summarize
 
 if TYPE_CHECKING:
@@ -128,15 +130,15 @@ def draw_missing(
     progress: Report | None,
 ) -> None:
     """Draw the samples of `job` that are not done yet, each into the journal as soon as it is finished."""
-    limit = prompt_limit(job, engine.context_tokens)
+    prompt_limit(job.params, engine.context_tokens)  # before any prompt is read: is there room for one at all?
     count = job.num_samples - done.num_missing
     next_report = 0.0
     todo = job.prompts.usable(job.turns(done.missing))
     while part := list(islice(todo, PROMPTS_AT_ONCE)):
-        requests = list(_requests(part, done, job, tokenizer, limit, journal))
+        requests = list(_requests(part, done, job, tokenizer, journal))
         # A sample that can never be drawn counts as done, else the progress would stay below its end.
         count += sum(len(done.missing(place)) for place, _ in part) - sum(len(request.seeds) for request in requests)
-        for settled in _settle(engine, requests, job.params, journal) if requests else ():
+        for settled in _settle(engine, requests, job, journal) if requests else ():
             count += settled
             if progress is not None and time.monotonic() >= next_report:
                 progress(count, job.num_samples)
@@ -150,47 +152,43 @@ def _requests(
     done: SampleIndex,
     job: Job,
     tokenizer: PreTrainedTokenizerBase | None,
-    limit: int | None,
     journal: JournalWriter,
 ) -> Iterator[Request]:
     for place, row in part:
-        name = row["prompt_id"]
+        name, tools = row["prompt_id"], row.get("tools")
         ids: tuple[int, ...] = ()
+        if tokenizer is None and plain_tools(tools):
+            journal.append([{"prompt_id": name, "reason": "field 'tools': this engine is given messages alone"}])
+            continue
         if tokenizer is not None:
             from posttrain.core.chat import encode_prompt  # loads transformers, which a remote engine does without
 
             try:
-                ids = tuple(encode_prompt(tokenizer, row["prompt"], job.date))
+                ids = tuple(encode_prompt(tokenizer, row["prompt"], job.date, tools))
             except DataError as error:
                 journal.append([{"prompt_id": name, "reason": str(error)}])
-                continue
-            if limit is not None and len(ids) > limit:
-                reason = f"too long: {len(ids)} tokens, the limit is {limit}"
-                journal.append([{"prompt_id": name, "reason": reason}])
                 continue
         missing = tuple(done.missing(place))
         seeds = tuple(sample_seed(job.seed, name, index) for index in missing)
         yield Request(name, ids, tuple(row["prompt"]), seeds, missing)
 
 
-def _settle(
-    engine: Engine, requests: Sequence[Request], params: SamplingParams, journal: JournalWriter
-) -> Iterator[int]:
+def _settle(engine: Engine, requests: Sequence[Request], job: Job, journal: JournalWriter) -> Iterator[int]:
     """Write samples and refusals into the journal, and yield each time how many samples that settles."""
-    left = {request.key: len(request.seeds) for request in requests}
-    try:
-        for sample in engine.generate(requests, params):
-            # At once, each by itself: no sample that an engine has given is asked for again after a kill.
+    refused: set[str] = set()
+    for sample in generate_fitting(engine, requests, job.params, job.max_prompt_tokens):
+        # At once, each by itself: nothing that an engine has given or refused is asked for again after a kill.
+        if sample.key not in refused:
             journal.append([_journal_row(sample)])
-            left[sample.key] -= 1
-            yield 1
-    except RequestsRefused as refused:
-        journal.append({"prompt_id": name, "reason": reason} for name, reason in refused.reasons.items())
-        yield sum(left.get(name, 0) for name in refused.reasons)
+        if sample.finish_reason == REFUSED:
+            refused.add(sample.key)
+        yield 1
 
 
 def _journal_row(sample: Sample) -> Row:
-    return {
+    if sample.finish_reason == REFUSED:
+        return {"prompt_id": sample.key, "reason": sample.text}
+    row = {
         "prompt_id": sample.key,
         "sample_index": sample.sample_index,
         "text": sample.text,
@@ -198,3 +196,4 @@ def _journal_row(sample: Sample) -> Row:
         "num_tokens": sample.num_tokens,
         "seed": sample.seed,
     }
+    return {**row, "notes": list(sample.notes)} if sample.notes else row

@@ -73,18 +73,3 @@ def make_job(
     if num_completions < 1:
         raise DataError(f"num_completions is {num_completions}, expected at least 1")
     return Job(PromptSet(source_of(prompts)), num_completions, params, seed, max_prompt_tokens, date)
-
-
-def prompt_limit(job: Job, context_tokens: int | None) -> int | None:
-    """Give the longest prompt in tokens that may be sampled from, None for no limit.
-
-    Raises:
-        DataError: the completion alone fills the model's context.
-    """
-    room = None if context_tokens is None else context_tokens - job.params.max_completion_tokens
-    if room is not None and room < 1:
-        raise DataError(
-            f"max_completion_tokens is {job.params.max_completion_tokens}, but the model's context is "
-            f"{context_tokens} tokens, prompt included - ask for shorter completions"
-        )
-    return min((limit for limit in (job.max_prompt_tokens, room) if limit is not None), default=None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from posttrain.core.versions import version_of
-from synth.engines.base import ProbeReport
+from synth.engines.base import ECHO, LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, ProbeReport
+from synth.engines.chat_api import NEUTRAL
 from synth.sampling_job import Job
 
 Row = dict[str, Any]
@@ -16,6 +18,16 @@ Row = dict[str, Any]
 IDENTICAL_TEMPERATURE = 0.7
 # What draws, by kind of engine; of a server the client alone is known.
 _LIBRARIES = {"transformers": ("torch", "transformers"), "vllm": ("torch", "vllm"), "openai": ("openai",)}
+
+# What the notes of samples mean.
+_NOTES = {
+    STOP_AT_LIMIT: "completions ended with 'stop' and as many tokens as max_completion_tokens or more, by the server's "
+    "own count; they are taken as cut",
+    LOW_COUNT: "completions have more words, or their prompts do, than the tokens that the server counted (usage): its "
+    "counts, or what it read, are in doubt",
+    ECHO: "completions begin with their prompt: the server may put it in front of its answers",
+    LEFT_OUT: f"completions were drawn by the server's own {', '.join(NEUTRAL)}: it refuses to be given them",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class Tally:
         self.distinct_shares = 0.0
         self.least_distinct = 1.0
         self.num_prompts = 0
+        self.notes: Counter[str] = Counter()
 
     def add_prompt(self, samples: Sequence[Row]) -> None:
         """Count the samples of one prompt."""
@@ -76,6 +89,7 @@ class Tally:
         self.num_samples += len(samples)
         self.num_tokens += sum(sample["num_tokens"] for sample in samples)
         self.num_truncated += sum(sample["finish_reason"] == "length" for sample in samples)
+        self.notes.update(note for sample in samples for note in sample.get("notes", ()))
         self.num_identical += distinct == 1 and len(samples) > 1
         self.distinct_shares += distinct / len(samples)
         self.least_distinct = min(self.least_distinct, distinct / len(samples))
@@ -100,6 +114,10 @@ def summarize(
         )
     if tally.num_truncated:
         flags.append(f"{tally.num_truncated} of {tally.num_samples} completions were cut at max_completion_tokens")
+    counts = [(tally.notes[note], said) for note, said in _NOTES.items()]
+    flags += [f"{count} of {tally.num_samples} {said}" for count, said in counts if count]
+    if num_refused:
+        flags.append(f"{num_refused} of {len(job.prompts)} prompts were refused; rejects.jsonl says why")
     return SamplingSummary(
         num_prompts=len(job.prompts) + job.prompts.num_rejects,
         num_rejects=job.prompts.num_rejects + num_refused,
@@ -113,6 +131,10 @@ def summarize(
         session_tokens=session_tokens,
         tokens_per_second=round(session_tokens / max(seconds, 1e-9), 1),
         sampling=dict(asked),
-        versions={name: version_of(name) for name in ("posttrain", *_LIBRARIES.get(asked["engine_kind"], ()))},
+        # What the engine itself says comes first: vLLM may be importable without being an installed package.
+        versions={
+            name: version_of(name) or asked.get(name)
+            for name in ("posttrain", *_LIBRARIES.get(asked["engine_kind"], ()))
+        },
         probe=None if probe is None else asdict(probe),
     )

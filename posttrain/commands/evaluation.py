@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from posttrain.commands.output import only_results
 from posttrain.core.errors import DataError
 from posttrain.core.files import atomic_write, file_lock
 from posttrain.core.model_files import check_model_dir, resolve
@@ -34,7 +33,7 @@ def evaluate(args: Namespace) -> None:
     check_model_dir(model_dir)
     for folder in [] if args.out is None else [Path(args.out)]:
         folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not cost the evaluation first
-    with redirect_stdout(sys.stderr):  # the harness prints, and that is no part of the table
+    with only_results():  # the harness prints, and that is no part of the table
         rows = run_harness(model_dir, name, _job(args), artifact)
     if args.out is not None:
         _keep(Path(args.out) / HARNESS, rows)

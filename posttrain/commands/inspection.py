@@ -25,7 +25,7 @@ def report(args: Namespace) -> None:
 
 def verify(args: Namespace) -> None:
     """Compare every artifact's bytes with its manifest."""
-    from posttrain.store.artifacts import damaged_files
+    from posttrain.store.artifacts import ARTIFACTS, damaged_files
 
     found = find_run(args.run, Path(args.root))
     artifacts = {artifact.reference: artifact for _, artifact in found.artifacts()}
@@ -35,7 +35,8 @@ def verify(args: Namespace) -> None:
         raise StorageError(
             f"{len(faults)} faults in run {found.name}:\n  "
             + "\n  ".join(faults)
-            + "\nRemove the damaged artifacts' folders and run the recipe again to have them made anew"
+            + f"\nArtifacts were looked for in {found.store.root / ARTIFACTS}; --root names another place. Remove the "
+            "damaged artifacts' folders and run the recipe again to have them made again"
         )
     num_files = sum(len(artifact.manifest["files"]) for artifact in artifacts.values() if artifact.manifest)
     print(f"{len(artifacts)} artifacts, {num_files} files: all as their manifests say")

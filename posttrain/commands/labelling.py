@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from argparse import Namespace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.model_names import find_answers
 from posttrain.runs import find_run
+
+Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ def pairs(args: Namespace) -> None:
     pairing = pair_rows(rows_a, rows_b, sides)
     warn_missing(sides[0], pairing.missing_in_a)
     warn_missing(sides[1], pairing.missing_in_b)
+    _warn_of_surplus(pairing.prompts, args.num_samples)
     shown, key = make_pairs(rows_a, rows_b, names, args.seed, args.num_samples, args.num_pairs)
     if not shown:
         raise DataError(f"A and B wrote the same text for all {len(key)} prompts; there is nothing to label")
@@ -56,6 +61,16 @@ def pairs(args: Namespace) -> None:
     write_jsonl(out / "pairs.jsonl", shown)
     print(f"{out / 'pairs.jsonl'}: {len(shown)} pairs to label, {len(key) - len(shown)} of the same text left out")
     print(f"{out / 'key.jsonl'}: says which model wrote which; keep it from whoever labels")
+
+
+def _warn_of_surplus(prompts: Iterable[tuple[str, Sequence[Row], Sequence[Row]]], num_samples: int) -> None:
+    """Say how many of the samples that were asked for have no partner on the other side."""
+    surplus = [0, 0]
+    for _, of_a, of_b in prompts:
+        more = min(len(of_a), num_samples) - min(len(of_b), num_samples)
+        surplus[more < 0] += abs(more)
+    if any(surplus):
+        log.warning("%d samples of A and %d of B have no partner on the other side and are left out", *surplus)
 
 
 def labels(args: Namespace) -> None:

@@ -98,17 +98,22 @@ def plan(args: Namespace) -> None:
     label_width = max(len(row["label"]) for row in rows)
     address_width = max(len(f"{row['stage']}/{row['address']}") for row in rows)
     for row in rows:
-        counts = f"{_count(row['rows']):>9} rows {_count(row['tokens']):>12} tokens"
+        bound = "" if row["status"] == "hit" else "≤ "
+        rows_told, tokens = _count(row["rows"], bound), _count(row["tokens"], bound)
+        counts = f"{rows_told:>11} rows {tokens:>14} tokens"
         address = f"{row['stage']}/{row['address']}"
         print(f"{row['status']:<4} {row['label']:<{label_width}} {address:<{address_width}} {counts}")
     hits = sum(row["status"] == "hit" for row in rows)
-    print(f"{len(rows)} stages: {hits} hit, {len(rows) - hits} to run. Counts of stages to run are upper bounds.")
+    print(
+        f"{len(rows)} stages: {hits} hit, {len(rows) - hits} to run. Counts of stages to run are upper bounds (≤): "
+        "near ties, answers that are cut and rows that are dropped are not known before."
+    )
     if stop:
         print(f"The run stops there: {stop}")
 
 
-def _count(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}"
+def _count(number: int | None, bound: str = "") -> str:
+    return "–" if number is None else f"{bound}{number:,}"
 
 
 def why(args: Namespace) -> None:

@@ -34,7 +34,7 @@ class SamplingConfig(Section):
     max_completion_tokens: PositiveInt = 1024
     """Longest completion, in tokens."""
     system_prompt: str | None = None
-    """Steers style while sampling (L3 4.2.2); not part of the trained prompt."""
+    """Steers style while sampling (L3 4.2.2), before a prompt's own system message; not part of the trained prompt."""
 
 
 class SelectConfig(Section):

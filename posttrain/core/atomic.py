@@ -119,23 +119,49 @@ def file_lock(path: PathLike) -> Iterator[None]:
     lock = Path(path)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_descriptor(file.fileno(), fcntl.LOCK_EX, lock)
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            lock_descriptor(file.fileno(), fcntl.LOCK_UN, lock)
 
 
 def is_locked(path: PathLike) -> bool:
     """Tell whether some process holds `file_lock(path)` now."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock_descriptor(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB, path)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     return False
+
+
+LOCKS = "POSTTRAIN_LOCKS"
+"""Environment variable; `none` works without locks, for file systems that have none."""
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+def lock_descriptor(descriptor: int, operation: int, path: PathLike) -> None:
+    """Lock or free an open file by `fcntl.flock`; do nothing where the user said that there are no locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `operation` does not wait.
+        StorageError: the file system has no locks.
+    """
+    if os.environ.get(LOCKS) == "none":
+        return
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise StorageError(
+            f"{os.fspath(path)} cannot be locked ({error.strerror}): the file system of {Path(path).absolute().parent} "
+            f"has no file locks. Use a folder on a local disk; or set {LOCKS}=none, and let no two commands write to "
+            "one folder at a time"
+        ) from error
 
 
 def _rename_directory(work: Path, target: Path) -> None:

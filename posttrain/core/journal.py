@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from posttrain.core.atomic import PathLike, no_room_as_storage_error
+from posttrain.core.atomic import PathLike, lock_descriptor, no_room_as_storage_error
 from posttrain.core.errors import StorageError
 from posttrain.core.jsonl import encode_row, read_jsonl
 
@@ -86,7 +86,7 @@ class JournalWriter:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, self.path)
         except BlockingIOError as error:
             raise StorageError(
                 f"another process is writing {self.path}; wait until it ends, then run the same command again"

@@ -10,6 +10,7 @@ from typing import Any
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.errors import DataError
+from posttrain.core.file_kinds import fault_of_file
 
 _MOST_DIGITS = 300
 """Of a whole number: more do not fit a float, so that it could not be compared with other numbers."""
@@ -52,8 +53,18 @@ def decode_row(line: bytes) -> dict[str, Any] | str:
     try:
         value = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
+        return (
+            f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8, from Windows or Latin-1 text by "
+            "iconv -f WINDOWS-1252 -t UTF-8"
+        )
     except json.JSONDecodeError as error:
+        if not line.strip(b"\0\r\n \t"):
+            return "only NUL bytes, as a crash or a full disk leaves them; remove the line"
+        if error.msg.startswith("Extra data") and (more := line.decode("utf-8")[error.pos :].lstrip()):
+            if more.startswith("{"):
+                return f"a second object begins at column {error.colno}; put each object on a line of its own"
+            if more.strip() == ",":
+                return "a comma behind the object; remove it (in JSON Lines nothing stands between the lines)"
         if line.startswith(_BYTE_ORDER_MARK):
             return "not JSON: a byte order mark where a line begins; remove it"
         return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
@@ -80,7 +91,7 @@ def read_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
     """Stream (line number from 1, line); a leading byte order mark is taken off and blank lines are skipped.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it is of another kind (compressed, UTF-16, a JSON array, …).
     """
     _require_file(path)
     with open(path, "rb") as file:
@@ -130,9 +141,9 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite
 
 
 def _require_file(path: PathLike) -> None:
-    if not Path(path).is_file():
-        what = "is a directory" if Path(path).is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; give a .jsonl file")
+    fault = fault_of_file(Path(path))
+    if fault is not None:
+        raise DataError(f"{path} {fault}")
 
 
 def _kind(value: Any) -> str:

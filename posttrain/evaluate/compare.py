@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.core.errors import DataError
+from posttrain.core.files import sha256_file
+from posttrain.core.model_files import check_model_dir, model_hash, resolve
 from posttrain.evaluate.labels import labels_of_models, read_labels
 from posttrain.evaluate.pairing import check_completions, mean_length, pair_rows, pair_scores
+from posttrain.functions import function_content
 from reward.judges.asking import JOURNAL
+from reward.judges.quoting import read_template
+from reward.verifiers.settings import parse_verifier
+from synth.engines.chat_api import Dialect
 
 Row = dict[str, Any]
 
@@ -25,17 +31,25 @@ class Asking:
         seed: of their calls.
         out: folder for what is judged so far; None keeps nothing.
         names: what the rows of A and of B are, for messages.
+        max_completion_tokens: longest reply of ``llm`` and ``rubric``; their default when None.
+        who: the judge, as ``judge_identity`` tells it: replies of another are refused.
+        progress: called with (replies there, replies wanted) by ``llm`` and ``rubric``.
+        dialect: parameters that their server understands; guessed when None.
     """
 
     template: Path | None
     seed: int
     out: Path | None
     names: tuple[str, str]
+    max_completion_tokens: int | None = None
+    who: Row = field(default_factory=dict)
+    progress: Callable[[int, int], None] | None = None
+    dialect: Dialect | None = None
 
 
 Compare = Callable[[list[Row], list[Row], str, Asking], list[Row]]
 
-Reader = TypeVar("Reader")
+Judge = TypeVar("Judge")
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +64,10 @@ def compare(
     seed: int = 0,
     out: Path | None = None,
     names: tuple[str, str] = ("A", "B"),
+    max_completion_tokens: int | None = None,
+    who: Row | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    dialect: Dialect | None = None,
 ) -> list[Row]:
     """Give verdicts on A against B, ready for ``win_rate.win_rate``.
 
@@ -65,6 +83,10 @@ def compare(
             there when they were stopped. Replies stay in it (``reward.judges.asking.JOURNAL``): remove them when the
             verdicts are written.
         names: what the rows of A and of B are, for messages; with their files for example.
+        max_completion_tokens: longest reply of ``llm`` and ``rubric``; their default when None.
+        who: the judge, as ``judge_identity`` tells it; what is on disk of another judge is refused.
+        progress: called with (replies there, replies wanted) by ``llm`` and ``rubric``.
+        dialect: parameters that a judge's server understands; guessed when None.
 
     Returns:
         Rows of ``prompt_id``, ``preference`` (None where nobody could tell), ``length_a``, ``length_b`` in characters,
@@ -74,7 +96,11 @@ def compare(
         DataError: the judge is none of these, or takes no template; or the rows cannot be paired.
         PosttrainError: as the judge raises.
     """
-    kind, target = parse_judge(judge_spec, template)
+    kind, target = parse_judge(judge_spec, template, max_completion_tokens)
+    if dialect is not None and not (kind in READERS and target.startswith(("http://", "https://"))):
+        raise DataError(
+            f"judge {judge_spec!r} is no server; give --dialect {dialect} to llm: or rubric: with a URL only"
+        )
     rows_a, rows_b = list(rows_a), list(rows_b)
     # Before any model is loaded: what cannot be paired should not cost the scoring first.
     pairing = pair_rows(rows_a, rows_b, names)
@@ -83,7 +109,8 @@ def compare(
             check_completions(rows, name)
     warn_missing(names[0], pairing.missing_in_a)
     warn_missing(names[1], pairing.missing_in_b)
-    asking = Asking(None if template is None else Path(template), seed, out, names)
+    path = None if template is None else Path(template)
+    asking = Asking(path, seed, out, names, max_completion_tokens, who or {}, progress, dialect)
     return JUDGES[kind](rows_a, rows_b, target, asking)
 
 
@@ -94,11 +121,13 @@ def warn_missing(where: str, prompt_ids: Sequence[str]) -> None:
         log.warning("%d prompts are not in %s and are left out: %s", len(prompt_ids), where, shown)
 
 
-def parse_judge(judge_spec: str, template: str | Path | None = None) -> tuple[str, str]:
+def parse_judge(
+    judge_spec: str, template: str | Path | None = None, max_completion_tokens: int | None = None
+) -> tuple[str, str]:
     """Split a judge into its kind and its target.
 
     Raises:
-        DataError: there is no such kind, no target, or a template for a judge that reads none.
+        DataError: there is no such kind, no target, or a template or a longest reply for a judge that reads nothing.
     """
     kind, _, target = judge_spec.partition(":")
     if kind not in JUDGES or not target:
@@ -107,15 +136,58 @@ def parse_judge(judge_spec: str, template: str | Path | None = None) -> tuple[st
         raise DataError(
             f"judge {judge_spec!r} reads no template; give --judge-template {template} to llm: or rubric: only"
         )
+    if max_completion_tokens is not None and kind not in READERS:
+        raise DataError(
+            f"judge {judge_spec!r} writes no reply; give --max-completion-tokens {max_completion_tokens} to llm: or "
+            "rubric: only"
+        )
     return kind, target
 
 
+def judge_identity(
+    judge_spec: str, template: str | Path | None = None, max_completion_tokens: int | None = None
+) -> Row:
+    """Say who judges, so that verdicts of another judge of the same name are not taken for its own.
+
+    Returns:
+        ``judge`` as it was typed, ``template`` (text), and by content: the hash of a folder or file, or a server's
+        address, model and what it says of that model.
+
+    Raises:
+        DataError: as ``parse_judge``; or there is no such folder, file or server.
+    """
+    kind, target = parse_judge(judge_spec, template, max_completion_tokens)
+    who: Row = {"judge": judge_spec, "template": template_text(judge_spec, template)}
+    if kind == "labels":
+        return {**who, "content": sha256_file(target)}
+    if kind == "verifier":
+        return {**who, "content": function_content(parse_verifier(target)[0])}
+    if kind in READERS:
+        from posttrain.evaluate.llm_judge import Reader, is_server, open_endpoint, server_card  # loads torch
+
+        who["max_completion_tokens"] = max_completion_tokens or Reader().max_completion_tokens
+        if is_server(target):
+            endpoint = open_endpoint(target)
+            server = {"url": endpoint.base_url, "model": endpoint.model, "says": server_card(endpoint)}
+            return {**who, "server": server}
+    folder = resolve(target)
+    check_model_dir(folder)
+    return {**who, "content": model_hash(folder)}
+
+
 def template_text(judge_spec: str, template: str | Path | None) -> str | None:
-    """Give the text of the template that a judge asks with, for the record; None for judges that ask nothing."""
+    """Give the text of the template that a judge asks with, for the record; None for judges that ask nothing.
+
+    Raises:
+        RewardError: the template cannot be used.
+    """
     from reward.judges import pairwise, rubric
 
-    built_in = {"llm": pairwise.TEMPLATE, "rubric": rubric.TEMPLATE}.get(judge_spec.partition(":")[0])
-    return None if built_in is None else Path(template or built_in).read_text(encoding="utf-8")
+    asking = {"llm": pairwise, "rubric": rubric}.get(judge_spec.partition(":")[0])
+    if asking is None:
+        return None
+    read_template(template or asking.TEMPLATE, asking.PLACES)
+    return Path(template or asking.TEMPLATE).read_text(encoding="utf-8")
 
 
 def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str, _: Asking) -> list[Row]:
@@ -123,7 +195,7 @@ def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str, _: Asking
     # torch takes seconds to load, and labels need none of it
     from posttrain.config import Execution
     from posttrain.core.chat import load_tokenizer
-    from posttrain.core.models import check_model_dir, load_reward_model, resolve
+    from posttrain.core.models import load_reward_model
     from posttrain.engines import device_of
     from reward.score import score_rows
 
@@ -158,11 +230,13 @@ def by_rubric(rows_a: list[Row], rows_b: list[Row], target: str, asking: Asking)
     return compare_by_rubric(rows_a, rows_b, _reader(RubricJudge, TEMPLATE, target, asking))
 
 
-def _reader(judge: Callable[..., Reader], built_in: Path, target: str, asking: Asking) -> Reader:
+def _reader(judge: Callable[..., Judge], built_in: Path, target: str, asking: Asking) -> Judge:
     """Open a judge that reads; its weights are loaded at the first question."""
-    from posttrain.evaluate.llm_judge import deferred, retries_of
+    from posttrain.evaluate.llm_judge import Reader, deferred, retries_of
 
-    generate = deferred(target, asking.seed, None if asking.out is None else asking.out / JOURNAL)
+    journal = None if asking.out is None else asking.out / JOURNAL
+    longest = asking.max_completion_tokens or Reader().max_completion_tokens
+    generate = deferred(target, Reader(asking.seed, longest, journal, asking.who, asking.progress, asking.dialect))
     return judge(generate, asking.template or built_in, num_retries=retries_of(target))
 
 

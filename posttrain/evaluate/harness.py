@@ -16,6 +16,8 @@ from posttrain.core.errors import DataError
 
 Row = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 SETTINGS = ("num_fewshot", "limit", "chat_template", "dtype", "seed")
 """Columns of a row that decide its value besides the checkpoint and the task."""
 
@@ -71,8 +73,10 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob, artifact: str | No
 
     Returns:
         Rows of `model`, `artifact`, `task`, `metric` (with the harness's filter after a comma, unless that is none),
-        `value`, `stderr` (None where the harness gives none), and beside them `num_documents`, the settings that decide
-        the value (`SETTINGS`), the `version` of the task and of the package (`harness`).
+        `value`, `stderr` (None where the harness gives none), and beside them `num_documents`, `num_cut` (documents
+        whose question lost its beginning, being longer than the context), `dropped_settings` (sampling settings of the
+        folder's generation_config.json that were not used), the settings that decide the value (`SETTINGS`), the
+        `version` of the task and of the package (`harness`).
 
     Raises:
         DataError: the harness is not installed, there is no such task, or its data cannot be loaded.
@@ -81,14 +85,17 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob, artifact: str | No
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
 
     from posttrain.core.chat import load_tokenizer
     from posttrain.core.models import load_causal_lm
+    from posttrain.core.row_angles import follows_length
+    from posttrain.evaluate.harness_model import CountingModel, drop_settings
 
     manager = _find_tasks(job)  # before the model, which takes longer to load
     loaded = load_causal_lm(model_dir, job.dtype, job.device)
-    wrapped = HFLM(pretrained=loaded, tokenizer=load_tokenizer(model_dir), batch_size=job.batch_size)
+    dropped = drop_settings(loaded)
+    batch_size = 1 if follows_length(loaded.config) else job.batch_size  # it gives no positions that tell rows apart
+    wrapped = CountingModel(loaded, load_tokenizer(model_dir), batch_size)
     try:
         results = lm_eval.simple_evaluate(
             wrapped,
@@ -103,9 +110,26 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob, artifact: str | No
             torch_random_seed=job.seed,
             fewshot_random_seed=job.seed,
         )
-    except (OSError, ValueError) as error:  # missing data sets, and what a task says of itself
+    except (OSError, ValueError, AssertionError) as error:  # missing data sets, what a task says, no room for answers
         raise DataError(f"the harness cannot run {', '.join(job.tasks)}: {type(error).__name__}: {error}") from error
-    return list(_rows(results, {"model": model, "artifact": artifact}, job, lm_eval.__version__))
+    rows = list(_rows(results, {"model": model, "artifact": artifact}, job, lm_eval.__version__, wrapped.cut))
+    rows = [{**row, "dropped_settings": dropped} for row in rows]
+    _warn(rows, dropped, wrapped.max_length)
+    return rows
+
+
+def _warn(rows: Sequence[Row], dropped: Mapping[str, Any], context: int) -> None:
+    """Say what a reader of the numbers should know: questions that the model did not see whole, settings not used."""
+    for task, row in {row["task"]: row for row in rows}.items():
+        if row["num_cut"]:
+            log.warning(
+                "%s: %d of %s questions are longer than the model's context of %d tokens (with the room for their "
+                "answers) and lost their beginning; its numbers are those of cut questions", task, row["num_cut"],
+                row["num_documents"] or "the", context,
+            )  # fmt: skip
+    if dropped:
+        told = ", ".join(f"{name} {value!r}" for name, value in sorted(dropped.items()))
+        log.warning("the folder's generation_config.json is not used for decoding, as in `posttrain sample`: %s", told)
 
 
 def _find_tasks(job: HarnessJob) -> Any:
@@ -133,8 +157,11 @@ def _find_tasks(job: HarnessJob) -> Any:
     return manager
 
 
-def _rows(results: Mapping[str, Any], whose: Row, job: HarnessJob, version: str) -> Iterator[Row]:
+def _rows(
+    results: Mapping[str, Any], whose: Row, job: HarnessJob, version: str, cut: Mapping[str, int]
+) -> Iterator[Row]:
     for task, numbers in results["results"].items():
+        parts = results.get("group_subtasks", {}).get(task) or [task]
         for key, value in numbers.items():
             metric, comma, filter_name = key.partition(",")
             if not comma or metric.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, int | float):
@@ -148,6 +175,7 @@ def _rows(results: Mapping[str, Any], whose: Row, job: HarnessJob, version: str)
                 "value": float(value),
                 "stderr": float(stderr) if has_stderr else None,
                 "num_documents": (results.get("n-samples", {}).get(task) or {}).get("effective"),
+                "num_cut": sum(cut.get(part, 0) for part in parts),
                 "num_fewshot": results.get("n-shot", {}).get(task),
                 "limit": job.limit,
                 "chat_template": job.chat_template,
@@ -170,11 +198,12 @@ def _question(row: Row) -> tuple[Any, ...]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return rows as text for a terminal."""
-    lines = [f"{'model':<22} {'task':<32} {'metric':<24} {'value':>9} {'stderr':>9} {'documents':>9}"]
+    lines = [f"{'model':<22} {'task':<32} {'metric':<24} {'value':>9} {'stderr':>9} {'documents':>9} {'cut':>5}"]
     for row in rows:
         stderr = "–" if row["stderr"] is None else f"{row['stderr']:.4f}"
         documents = "–" if row.get("num_documents") is None else str(row["num_documents"])
         lines.append(
-            f"{row['model']:<22} {row['task']:<32} {row['metric']:<24} {row['value']:>9.4f} {stderr:>9} {documents:>9}"
+            f"{row['model']:<22} {row['task']:<32} {row['metric']:<24} {row['value']:>9.4f} {stderr:>9} {documents:>9} "
+            f"{'–' if row.get('num_cut') is None else row['num_cut']:>5}"
         )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from posttrain.core.errors import DataError, Faults
 from posttrain.evaluate.labels import name_fault
 from posttrain.evaluate.pairing import completion_text, mean_length, mirrored, pair_scores
 from posttrain.evaluate.rating import ratings
-from posttrain.evaluate.win_rate import win_rate
+from posttrain.evaluate.win_rate import left_out, win_rate
 
 Row = dict[str, Any]
 Pair = tuple[str, str]
@@ -108,12 +108,24 @@ def judge_pairs(
             yield (a, b), compare(shown[a], shown[b])
 
 
-def matrix_entries(verdicts: Verdicts) -> list[Row]:
+def matrix_entries(verdicts: Verdicts, answers: Mapping[str, Sequence[Row]] | None = None) -> list[Row]:
     """Give the win rate of each pair: `a`, `b`, and what `win_rate.win_rate` says.
 
     A pair of which no verdict was readable has `win_rate`, `low`, `high` None, and its unreadable verdicts counted.
+
+    Args:
+        answers: model → its answers, so that prompts which only one of a pair answered are counted.
     """
-    return [{"a": a, "b": b, **_rate(rows)} for (a, b), rows in verdicts.items()]
+    prompts = {name: {row["prompt_id"] for row in rows} for name, rows in (answers or {}).items()}
+    none: set[str] = set()
+    return [
+        {"a": a, "b": b, **_rate(rows, _alone(prompts.get(a, none), prompts.get(b, none)))}
+        for (a, b), rows in verdicts.items()
+    ]
+
+
+def _alone(of_a: set[str], of_b: set[str]) -> tuple[int, int]:
+    return len(of_a - of_b), len(of_b - of_a)
 
 
 def matrix_ratings(verdicts: Verdicts, anchor: str, seed: int, num_bootstrap: int) -> list[Row]:
@@ -126,11 +138,12 @@ def matrix_ratings(verdicts: Verdicts, anchor: str, seed: int, num_bootstrap: in
     return ratings(linked, anchor, seed, num_bootstrap) if linked else []
 
 
-def _rate(rows: list[Row]) -> Row:
+def _rate(rows: list[Row], alone: tuple[int, int]) -> Row:
     if any(row["preference"] is not None for row in rows):
-        return win_rate(rows)
+        return win_rate(rows, alone)
     nothing = dict.fromkeys(("win_rate", "low", "high"), None)
-    counts = {"num_pairs": 0, "wins": 0, "ties": 0, "losses": 0, "unreadable": len(rows)}
+    counts: Row = {"num_pairs": 0, "wins": 0, "ties": 0, "losses": 0, "unreadable": len(rows)}
+    counts["left_out"] = left_out(rows, alone)
     return {**nothing, **counts, "length_controlled": nothing, "mean_length_a": None, "mean_length_b": None}
 
 

@@ -27,6 +27,11 @@ class Pairing:
     missing_in_a: list[str]
     missing_in_b: list[str]
 
+    @property
+    def alone(self) -> tuple[int, int]:
+        """Count the prompts that only A has, and those that only B has, as ``win_rate.win_rate`` takes them."""
+        return len(self.missing_in_b), len(self.missing_in_a)
+
 
 def pair_rows(rows_a: Iterable[Row], rows_b: Iterable[Row], names: tuple[str, str] = ("A", "B")) -> Pairing:
     """Join the rows of A and B by ``prompt_id``.
@@ -91,28 +96,33 @@ def pair_scores(
         tie_margin: score differences up to this are ties (in the score's unit).
 
     Returns:
-        Rows of ``prompt_id``, ``preference`` (None where a side has no judged sample), ``length_a``, ``length_b``.
+        Rows of ``prompt_id``, ``preference`` (None where a side has no judged sample), ``length_a``, ``length_b`` (of
+        the judged samples), and ``left_out_a``, ``left_out_b``: samples that have no say, being without a score.
 
     Raises:
         DataError: as ``pair_rows``; a score that is not a finite number.
     """
     verdicts = []
     for prompt_id, samples_a, samples_b in pair_rows(rows_a, rows_b).prompts:
-        scores_a, scores_b = _scores(samples_a, score_key, "A"), _scores(samples_b, score_key, "B")
+        judged_a = [row for row in samples_a if row.get(score_key) is not None]
+        judged_b = [row for row in samples_b if row.get(score_key) is not None]
+        scores_a, scores_b = _scores(judged_a, score_key, "A"), _scores(judged_b, score_key, "B")
         preferences = [_preference(a, b, tie_margin) for a, b in product(scores_a, scores_b)]
         verdicts.append(
             {
                 "prompt_id": prompt_id,
                 "preference": math.fsum(preferences) / len(preferences) if preferences else None,
-                "length_a": mean_length(samples_a),
-                "length_b": mean_length(samples_b),
+                "length_a": mean_length(judged_a),
+                "length_b": mean_length(judged_b),
+                "left_out_a": len(samples_a) - len(judged_a),
+                "left_out_b": len(samples_b) - len(judged_b),
             }
         )
     return verdicts
 
 
 def _scores(samples: list[Row], score_key: str, side: str) -> list[float]:
-    scores = [sample[score_key] for sample in samples if sample.get(score_key) is not None]
+    scores = [sample[score_key] for sample in samples]
     for score in scores:
         if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
             raise DataError(
@@ -169,8 +179,8 @@ def check_completions(rows: Iterable[Row], name: str) -> None:
 
 
 def mean_length(samples: list[Row]) -> float | None:
-    """Give the mean number of characters of the completions, or None where the rows hold none."""
-    if any("completion" not in sample for sample in samples):
+    """Give the mean number of characters of the completions, or None where the rows hold none or there is no row."""
+    if not samples or any("completion" not in sample for sample in samples):
         return None
     return sum(len(completion_text(sample)) for sample in samples) / len(samples)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from posttrain.evaluate.pairing import pair_scores as pair_scores  # callers fin
 Row = dict[str, Any]
 
 
-def win_rate(verdicts: Iterable[Row]) -> dict[str, Any]:
+def win_rate(verdicts: Iterable[Row], alone: tuple[int, int] = (0, 0)) -> dict[str, Any]:
     """Turn verdicts on A against B into A's win rate with its 95 % interval.
 
     Verdicts of one prompt are averaged first, so a prompt counts once however often it was sampled or judged;
@@ -28,14 +28,17 @@ def win_rate(verdicts: Iterable[Row]) -> dict[str, Any]:
 
     Args:
         verdicts: rows of ``prompt_id``, ``preference`` (1 where A is better, 0 where B is, None where unreadable) and,
-            where known, ``length_a`` and ``length_b`` (characters).
+            where known, ``length_a`` and ``length_b`` (characters); ``left_out_a`` and ``left_out_b`` count samples of
+            the prompt on which the verdict does not rest.
+        alone: prompts that only A answered, and that only B did: they are in no verdict.
 
     Returns:
         ``win_rate``, ``low``, ``high``, ``num_pairs`` (prompts with a readable verdict), ``wins``, ``ties``,
-        ``losses``, ``unreadable`` (verdicts), ``length_controlled`` (its three numbers are None where lengths are not
-        known), ``mean_length_a``, ``mean_length_b``. Where the verdicts are of a judge that was asked in both orders,
-        ``flip_rate`` too: the share of readable verdicts whose two orders disagreed, and ``flags``, how often each of
-        the verdicts' flags was raised.
+        ``losses``, ``unreadable`` (verdicts), ``left_out`` (counts of what the rate does not rest on: ``samples_a``,
+        ``samples_b``, ``prompts_only_a``, ``prompts_only_b``), ``length_controlled`` (its three numbers are None where
+        lengths are not known), ``mean_length_a``, ``mean_length_b``. Where the verdicts are of a judge that was asked
+        in both orders, ``flip_rate`` too: the share of readable verdicts whose two orders disagreed, and ``flags``, how
+        often each of the verdicts' flags was raised.
 
     Raises:
         DataError: a preference outside [0, 1], or no readable verdict.
@@ -44,7 +47,7 @@ def win_rate(verdicts: Iterable[Row]) -> dict[str, Any]:
     check_verdicts(rows)
     prompts = average_by_prompt(rows)
     if not prompts:
-        raise DataError(f"no win rate: none of the {len(rows)} verdicts is readable; look at what the judge replied")
+        raise DataError(f"no win rate: none of the {len(rows)} verdicts is readable; {_first_words(rows)}")
     preferences = np.array([prompt["preference"] for prompt in prompts])
     low, high = mean_interval(preferences)
     lengths = _lengths(prompts)
@@ -57,11 +60,38 @@ def win_rate(verdicts: Iterable[Row]) -> dict[str, Any]:
         "ties": int(np.sum(preferences == 0.5)),
         "losses": int(np.sum(preferences < 0.5)),
         "unreadable": sum(row["preference"] is None for row in rows),
+        "left_out": left_out(rows, alone),
         "length_controlled": _length_controlled(preferences, lengths),
         "mean_length_a": None if lengths is None else float(lengths[:, 0].mean()),
         "mean_length_b": None if lengths is None else float(lengths[:, 1].mean()),
         **_both_orders(rows),
     }
+
+
+def left_out(rows: Iterable[Row], alone: tuple[int, int]) -> dict[str, int]:
+    """Count the samples and prompts that no verdict rests on, side by side."""
+    counts = {f"samples_{side}": sum(row.get(f"left_out_{side}") or 0 for row in rows) for side in "ab"}
+    return {**counts, "prompts_only_a": alone[0], "prompts_only_b": alone[1]}
+
+
+def told_left_out(result: Mapping[str, Any]) -> str:
+    """Say what a win rate does not rest on; empty where that is nothing, or not known of an older one."""
+    counts = result.get("left_out") or {}
+    words = {
+        "samples_a": "samples of A without a score or a partner",
+        "samples_b": "samples of B without a score or a partner",
+        "prompts_only_a": "prompts that only A has",
+        "prompts_only_b": "prompts that only B has",
+    }
+    return "; ".join(f"{counts[name]} {what}" for name, what in words.items() if counts.get(name))
+
+
+def _first_words(rows: list[Row], limit: int = 200) -> str:
+    """Say what a judge replied first, or where to look."""
+    reply = next((str(reply) for row in rows for reply in (*row.get("replies", ()), *row.get("replies_a", ()))), "")
+    if not reply:
+        return "look at what the judge replied, and at the errors of the scores"
+    return f"the first reply ends: {reply[-limit:]!r}"
 
 
 def _both_orders(rows: list[Row]) -> dict[str, Any]:

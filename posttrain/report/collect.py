@@ -26,7 +26,9 @@ from posttrain.report.rewards import histograms
 from posttrain.runs import Run, harness_rows
 from posttrain.store.artifacts import Artifact
 
-RATE_KEYS = ("win_rate", "low", "high", "num_pairs", "wins", "ties", "losses", "unreadable", "length_controlled")
+RATE_KEYS = (
+    "win_rate", "low", "high", "num_pairs", "wins", "ties", "losses", "unreadable", "left_out", "length_controlled"
+)  # fmt: skip
 TRAINED = ("reward_model", "sft", "dpo")
 
 

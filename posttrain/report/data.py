@@ -119,7 +119,10 @@ def reward_model_section(run: Run) -> Section:
 
 def _measured(report: Mapping[str, Any], key: str) -> str:
     """Write a measure with its interval, where the report has one."""
-    bounds = {"low": report.get(f"{key}_low"), "high": report.get(f"{key}_high")}
+    bounds: Mapping[str, Any] = {"low": report.get(f"{key}_low"), "high": report.get(f"{key}_high")}
+    counts = {"length_only_accuracy": "num_pairs", "length_matched_accuracy": "num_length_matched"}
+    if key in counts and is_number(report.get(key)) and report.get(counts[key]):
+        bounds = _bounds(report[key], report[counts[key]])
     return f"{number(report.get(key))} {interval(bounds)}".rstrip()
 
 
@@ -154,7 +157,14 @@ def _accuracy(entry: object) -> str:
     if not isinstance(entry, Mapping):
         return number(entry)
     count = entry.get("num_pairs")
-    return number(entry.get("accuracy")) + (f" ({number(count)} pairs)" if count is not None else "")
+    if not count:
+        return number(entry.get("accuracy"))
+    return f"{number(entry.get('accuracy'))} {interval(_bounds(entry['accuracy'], count))} ({number(count)} pairs)"
+
+
+def _bounds(accuracy: float, count: int) -> dict[str, Any]:
+    low, high = wilson_interval(accuracy, count)
+    return {"low": low, "high": high}
 
 
 def _bins(bins: object) -> list[Bin]:

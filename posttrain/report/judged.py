@@ -41,6 +41,7 @@ def both_ways(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Map
 def mirrored(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Give a comparison as seen from B: 1 - w, with what is known of either side changed over."""
     controlled = entry.get("length_controlled")
+    left_out, other = entry.get("left_out"), {"a": "b", "b": "a"}
     swapped = {"wins": "losses", "losses": "wins", "mean_length_a": "mean_length_b", "mean_length_b": "mean_length_a"}
     return {
         **{key: entry[key] for key in ("judge", "num_pairs", "ties", "unreadable", "flip_rate") if key in entry},
@@ -49,6 +50,7 @@ def mirrored(entry: Mapping[str, Any]) -> dict[str, Any]:
         "b": entry.get("a"),
         **_mirrored_rate(entry),
         **({"length_controlled": _mirrored_rate(controlled)} if controlled else {}),
+        **({"left_out": {key[:-1] + other[key[-1]]: left_out[key] for key in left_out}} if left_out else {}),
     }
 
 

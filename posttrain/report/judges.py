@@ -115,7 +115,7 @@ def _cell(pair: Mapping[str, Any]) -> Cell:
 
 def _pairs(entries: Entries, judge: Judge) -> Table:
     columns = [
-        "A over B", "Win rate", "At equal length", "Wins", "Ties", "Losses", "Prompts", "Unreadable",
+        "A over B", "Win rate", "At equal length", "Wins", "Ties", "Losses", "Prompts", "Unreadable", "Left out",
         "Mean length of A", "Mean length of B", "Flips",
     ]  # fmt: skip
     rows = [
@@ -124,6 +124,7 @@ def _pairs(entries: Entries, judge: Judge) -> Table:
             rate(entry),
             rate(entry.get("length_controlled")),
             *(number(entry.get(key)) for key in ("wins", "ties", "losses", "num_pairs", "unreadable")),
+            number(sum((entry.get("left_out") or {}).values())),
             *(number(entry.get(key), 1) for key in ("mean_length_a", "mean_length_b")),
             number(entry.get("flip_rate")),
         ]
@@ -131,7 +132,7 @@ def _pairs(entries: Entries, judge: Judge) -> Table:
     ]
     caption = (
         f"Every pair{_by(judge)}. Lengths are in characters; flips are the share of verdicts that changed when the "
-        "answers changed places."
+        "answers changed places; left out are samples without a score or a partner, and prompts that one side lacks."
     )
     return Table(caption, columns, rows)
 

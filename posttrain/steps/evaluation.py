@@ -10,10 +10,11 @@ from posttrain.config import GateConfig, VerifierJudge
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
 from posttrain.evaluate.choice import choose
 from posttrain.evaluate.gate import gate
+from posttrain.evaluate.pairing import pair_rows, pair_scores
 from posttrain.evaluate.rating import ratings
-from posttrain.evaluate.win_rate import pair_scores, win_rate
+from posttrain.evaluate.win_rate import win_rate
 from posttrain.stages import StageCall
-from posttrain.steps.verifying import JOURNAL, score_counts, verify_rows
+from posttrain.steps.verifying import JOURNAL, read_scored, score_counts, verify_rows
 
 Row = dict[str, Any]
 
@@ -23,19 +24,23 @@ def verify(call: StageCall, judge: VerifierJudge, content: str) -> dict[str, Any
     rows = verify_rows(call, judge, read_rows(call.inputs["completions"] / "completions.jsonl"))
     write_jsonl(call.out / "scored.jsonl", rows)
     (call.out / JOURNAL).unlink()
-    return score_counts([row.get("score") for row in rows])
+    return score_counts(rows)
 
 
 def win_rate_of_scores(call: StageCall, names: list[str]) -> dict[str, Any]:
     """Compare two models by the scores of their answers, averaged within each prompt."""
-    a, b = (read_rows(call.inputs[side] / "scored.jsonl") for side in ("a", "b"))
-    return finish_win_rate(call, pair_scores(a, b), names)
+    a, b = (read_scored(call.inputs[side]) for side in ("a", "b"))
+    return finish_win_rate(call, pair_scores(a, b), names, pair_rows(a, b).alone)
 
 
-def finish_win_rate(call: StageCall, verdicts: list[Row], names: list[str]) -> dict[str, Any]:
-    """Write verdicts and the win rate that they make."""
+def finish_win_rate(call: StageCall, verdicts: list[Row], names: list[str], alone: tuple[int, int]) -> dict[str, Any]:
+    """Write verdicts and the win rate that they make.
+
+    Args:
+        alone: prompts that only A answered, and that only B did.
+    """
     write_jsonl(call.out / "verdicts.jsonl", verdicts)
-    result = {**win_rate(verdicts), "names": names}
+    result = {**win_rate(verdicts, alone), "names": names}
     atomic_write(call.out / "win_rate.json", json.dumps(result, indent=1) + "\n")
     return result
 

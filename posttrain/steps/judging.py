@@ -12,7 +12,8 @@ from posttrain.config import EndpointModel, JudgeAnnotator, LLMJudge, RubricJudg
 from posttrain.core.files import read_rows, write_jsonl
 from posttrain.engines import open_engine, open_tokenizer, params_of
 from posttrain.evaluate.judge_replies import open_replies
-from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm
+from posttrain.evaluate.llm_judge import GREEDY, compare_by_llm, server_card
+from posttrain.evaluate.pairing import pair_rows
 from posttrain.stages import StageCall
 from posttrain.steps.evaluation import finish_win_rate
 from reward.judges.asking import JOURNAL, Generate
@@ -38,7 +39,7 @@ def win_rate_of_judge(
     """Compare two models by a language model that reads both answers, in both orders."""
     a, b = (read_rows(call.inputs[side] / "completions.jsonl") for side in ("a", "b"))
     opened = open_pairwise(call, call.inputs.get("judge"), judge, judge.template, seed)
-    result = finish_win_rate(call, compare_by_llm(a, b, opened), names)
+    result = finish_win_rate(call, compare_by_llm(a, b, opened), names, pair_rows(a, b).alone)
     (call.out / JOURNAL).unlink(missing_ok=True)
     return result
 
@@ -68,4 +69,5 @@ def _generate(
     tokenizer = open_tokenizer(model_dir)
     params = params_of({**GREEDY, "max_completion_tokens": judge.max_completion_tokens}, tokenizer, model_dir)
     engine = open_engine(model_dir, endpoint, call.execution)
-    return open_replies(engine, tokenizer, params, seed, call.template_date, call.out / JOURNAL)
+    who = {} if endpoint is None else {"server": server_card(endpoint)}  # its address may change, its model may not
+    return open_replies(engine, tokenizer, params, seed, call.template_date, call.out / JOURNAL, who)

@@ -27,7 +27,7 @@ from posttrain.evaluate.matrix import (
 from posttrain.stages import StageCall
 from posttrain.steps.judging import open_pairwise, open_rubric
 from posttrain.steps.verifying import JOURNAL as SCORES
-from posttrain.steps.verifying import score_counts, verify_rows
+from posttrain.steps.verifying import read_scored, score_counts, verify_rows
 from reward.judges.asking import JOURNAL as REPLIES
 
 Row = dict[str, Any]
@@ -43,16 +43,17 @@ def rate_answers(call: StageCall, judge: VerifierJudge | RubricJudge, content: s
     write_jsonl(call.out / "scored.jsonl", scored)
     for journal in (SCORES, REPLIES):
         (call.out / journal).unlink(missing_ok=True)
-    return score_counts([row.get("score") for row in scored])
+    return score_counts(scored)
 
 
 def matrix_of_scores(
     call: StageCall, judge_name: str, names: list[str], anchor: str, seed: int, num_bootstrap: int
 ) -> dict[str, Any]:
     """Compare every pair of models by the scores of their answers."""
-    rows = [row for folder in call.inputs["scored"] for row in read_rows(folder / "scored.jsonl")]
-    scored = _by_model(rows, _completions(call, names))
-    return _finish(call, judge_name, verdicts_of_scores(scored), scored, anchor, seed, num_bootstrap)
+    rows = [row for folder in call.inputs["scored"] for row in read_scored(folder)]
+    completions = _completions(call, names)
+    scored = _by_model(rows, completions)
+    return _finish(call, judge_name, verdicts_of_scores(scored), completions, scored, anchor, seed, num_bootstrap)
 
 
 def matrix_of_judge(
@@ -80,7 +81,7 @@ def matrix_of_judge(
     for pair, rows in judge_pairs(completions, compare, known, _first_by_hash(completions, num_prompts)):
         verdicts[pair] = rows
         call.progress(len(verdicts), len(pairs_of(names)))
-    result = _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+    result = _finish(call, judge_name, verdicts, completions, {}, anchor, seed, num_bootstrap)
     (call.out / REPLIES).unlink(missing_ok=True)
     return result
 
@@ -104,15 +105,13 @@ def matrix_of_labels(
     }
     completions = {name: answers[name] for name in dict.fromkeys(same.values())}
     verdicts, left_out = verdicts_of_labels(labels, completions, judge.path)
-    result = _finish(call, judge_name, verdicts, {}, anchor, seed, num_bootstrap)
+    result = _finish(call, judge_name, verdicts, {}, {}, anchor, seed, num_bootstrap)
     return {**result, "labels_left_out": dict(left_out)}
 
 
 def agree(call: StageCall, names: list[str], seed: int, num_bootstrap: int) -> dict[str, Any]:
     """Measure how far every two judges agree, on the pairs and prompts that both decided."""
-    verdicts = {
-        name: read_verdicts(folder) for name, folder in zip(names, call.inputs["matrices"], strict=True)
-    }
+    verdicts = {name: read_verdicts(folder) for name, folder in zip(names, call.inputs["matrices"], strict=True)}
     result = {"agreement": judge_agreement(verdicts, seed, num_bootstrap)}
     atomic_write(call.out / "agreement.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -128,6 +127,7 @@ def _finish(
     call: StageCall,
     judge: str,
     verdicts: Verdicts,
+    answers: Mapping[str, Sequence[Row]],
     scored: Mapping[str, Sequence[Row]],
     anchor: str,
     seed: int,
@@ -136,12 +136,9 @@ def _finish(
     rows = [{"a": a, "b": b, **row} for (a, b), of_pair in verdicts.items() for row in of_pair]
     write_jsonl(call.out / "verdicts.jsonl", rows)
     result = {
-        "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts)],
+        "matrix": [{**entry, "judge": judge} for entry in matrix_entries(verdicts, answers)],
         "ratings": matrix_ratings(verdicts, anchor, seed, num_bootstrap),
-        "mean_scores": {
-            name: score_counts([row.get("score") for row in of_model])["mean_score"]
-            for name, of_model in scored.items()
-        },
+        "mean_scores": {name: score_counts(of_model)["mean_score"] for name, of_model in scored.items()},
     }
     atomic_write(call.out / "matrix.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result

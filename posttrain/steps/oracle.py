@@ -37,7 +37,7 @@ def gold(
     write_jsonl(call.out / "gold.jsonl", kept)
     (call.out / JOURNAL).unlink(missing_ok=True)
     # A verifier that stopped early left rows out: those count as asked, not as errors.
-    return {**score_counts([row["gold"] for row in kept]), "num_rows": len(rows), "failure": failure}
+    return {**score_counts([{**row, "score": row["gold"]} for row in kept]), "num_rows": len(rows), "failure": failure}
 
 
 def _first_prompts(path: Path, num_prompts: int) -> Iterator[dict[str, Any]]:

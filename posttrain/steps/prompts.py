@@ -22,6 +22,7 @@ from posttrain.stages import StageCall
 from synth.dedup.decontaminate import decontaminate
 from synth.dedup.exact import exact_duplicates
 from synth.dedup.near import near_duplicates
+from synth.engines.recorded import RecordedEngine
 from synth.filters.control_tokens import drop_control_tokens
 from synth.filters.length import keep_token_count
 from synth.filters.partition import Filter, clean, kind_of, partition
@@ -32,6 +33,9 @@ from synth.prompts.self_instruct import self_instruct
 from synth.prompts.template import load_template
 
 Row = dict[str, Any]
+
+JOURNAL = "samples.journal.jsonl"
+"""File of a generator's folder that keeps what the teacher wrote until prompts are made of it."""
 
 
 def source_prompts(
@@ -72,20 +76,20 @@ def write_self_instruct(
     """Let the teacher continue lists of known tasks with new ones."""
     model = call.inputs.get("model")
     engine, tokenizer = open_engine(model, endpoint, call.execution), open_tokenizer(model)
-    sampling = {**generator.model_dump(), "top_k": 0}
-    generate = text_generator(engine, tokenizer, params_of(sampling, tokenizer, model), call.template_date)
-    rows, dropped = self_instruct(
-        _rows_of([call.inputs["seeds"]]),
-        generate,
-        num_prompts=generator.num_prompts,
-        num_demonstrations=generator.num_demonstrations,
-        template=load_template(template_file(generator.template)),
-        seed=seed,
-        round=round,
-        num_machine=generator.num_machine,
-        known=_rows_of(call.inputs["known"]),
-        max_rouge_l=generator.max_rouge_l,
-    )
+    params = params_of({**generator.model_dump(), "top_k": 0}, tokenizer, model)
+    with RecordedEngine(engine, call.out / JOURNAL) as recorded:
+        rows, dropped = self_instruct(
+            _rows_of([call.inputs["seeds"]]),
+            text_generator(recorded, tokenizer, params, call.template_date),
+            num_prompts=generator.num_prompts,
+            num_demonstrations=generator.num_demonstrations,
+            template=load_template(template_file(generator.template)),
+            seed=seed,
+            round=round,
+            num_machine=generator.num_machine,
+            known=_rows_of(call.inputs["known"]),
+            max_rouge_l=generator.max_rouge_l,
+        )
     return _written(call, rows, dropped)
 
 
@@ -95,17 +99,18 @@ def write_magpie(
     """Let the teacher complete the opening of user turns."""
     model = call.inputs["model"]
     engine, tokenizer = open_engine(model, endpoint, call.execution), open_tokenizer(model)
-    sampling = {**generator.model_dump(), "top_k": 0}
-    rows, dropped = magpie(
-        engine,
-        tokenizer,
-        num_prompts=generator.num_prompts,
-        params=params_of(sampling, tokenizer, model),
-        seed=seed,
-        round=round,
-        num_turns=generator.num_turns,
-        date=call.template_date,
-    )
+    params = params_of({**generator.model_dump(), "top_k": 0}, tokenizer, model)
+    with RecordedEngine(engine, call.out / JOURNAL) as recorded:
+        rows, dropped = magpie(
+            recorded,
+            tokenizer,
+            num_prompts=generator.num_prompts,
+            params=params,
+            seed=seed,
+            round=round,
+            num_turns=generator.num_turns,
+            date=call.template_date,
+        )
     return _written(call, rows, dropped)
 
 
@@ -198,5 +203,6 @@ def _rows_of(paths: Iterable[Path]) -> list[Row]:
 def _written(call: StageCall, rows: list[Row], dropped: list[Row]) -> dict[str, Any]:
     write_jsonl(call.out / "prompts.jsonl", rows)
     write_jsonl(call.out / "dropped.jsonl", dropped)
+    (call.out / JOURNAL).unlink()
     reasons = Counter(kind_of(row["drop_reason"]) for row in dropped)
     return {"num_prompts": len(rows), "dropped": dict(reasons.most_common())}

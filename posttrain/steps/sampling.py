@@ -113,11 +113,15 @@ def _draw_with_workers(
 
 
 def _with_system(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:
-    """Put the steering system prompt in front; the row remembers its own prompt, which is what is trained on."""
+    """Put the steering system prompt in front; the row remembers its own prompt, which is what is trained on.
+
+    A row's own system message follows in the same message: it is trained under, so it has the last word.
+    """
     if system_prompt is None:
         return row
     messages = [message for message in row["prompt"] if message["role"] != "system"]
-    steering = {"role": "system", "content": system_prompt}
+    own = [str(message["content"]) for message in row["prompt"] if message["role"] == "system"]
+    steering = {"role": "system", "content": "\n\n".join([system_prompt, *own])}
     return {**row, "prompt": [steering, *messages], "own_prompt": row["prompt"]}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from posttrain.config import VerifierAnnotator, VerifierJudge
+from posttrain.core.files import read_rows
 from posttrain.stages import StageCall
 from reward.verifiers.runner import run_verifier
 
@@ -34,11 +36,25 @@ def verify_rows(
     return run_verifier(verifier.function, rows, settings, call.out / JOURNAL)
 
 
-def score_counts(scores: Sequence[float | None]) -> dict[str, Any]:
-    """Count the scores of a stage for its metrics: rows, those that could not be judged (None), and the mean."""
-    known = [score for score in scores if score is not None]
+def read_scored(folder: Path) -> list[Row]:
+    """Read a stage's scored rows, and those that have no score (too long for a reward model), which stand apart."""
+    rows, apart = read_rows(folder / "scored.jsonl"), folder / "rejects.jsonl"
+    rejects = read_rows(apart) if apart.exists() else []
+    return rows + [{**row, "score": None} for row in rejects if isinstance(row.get("prompt_id"), str)]
+
+
+def score_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Count the scores of a stage for its metrics: rows, those that could not be judged (None), and the mean.
+
+    The mean is that of the prompts' means: a prompt counts once, however many of its samples could be judged.
+    """
+    by_prompt: dict[Any, list[float]] = {}
+    for row in rows:
+        if row.get("score") is not None:
+            by_prompt.setdefault(row.get("prompt_id"), []).append(row["score"])
+    means = [sum(scores) / len(scores) for scores in by_prompt.values()]
     return {
-        "num_rows": len(scores),
-        "num_errors": len(scores) - len(known),
-        "mean_score": sum(known) / len(known) if known else None,
+        "num_rows": len(rows),
+        "num_errors": len(rows) - sum(map(len, by_prompt.values())),
+        "mean_score": sum(means) / len(means) if means else None,
     }

@@ -18,6 +18,8 @@ from posttrain.core.versions import version_of
 from posttrain.store.fingerprint import address, differences
 
 MANIFEST = "manifest.json"
+ARTIFACTS = "artifacts"
+"""Folder of all artifacts under a root."""
 PACKAGES = ("posttrain", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
@@ -58,9 +60,13 @@ class ArtifactStore:
         """Return the artifact of what is asked; its manifest is None if it is not there."""
         return self.find_address(asked["stage"], address(asked))
 
+    def place(self, stage: str, address: str) -> Path:
+        """Return where an artifact is, or will be."""
+        return self.root / ARTIFACTS / stage / address
+
     def find_address(self, stage: str, address: str) -> Artifact:
         """Return the artifact at an address; its manifest is None if it is not there."""
-        path = self.root / "artifacts" / stage / address
+        path = self.place(stage, address)
         return Artifact(stage, address, path, read_manifest(path))
 
     def build(
@@ -97,7 +103,7 @@ class ArtifactStore:
 
     def manifests(self, stage: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the address and manifest of every finished artifact of a stage."""
-        folder = self.root / "artifacts" / stage
+        folder = self.root / ARTIFACTS / stage
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             manifest = None if path.name.startswith(".") else read_manifest(path)
             if manifest is not None:

@@ -6,6 +6,7 @@ Shapes: B rows (a pair or a ranking), A answers of all rows, P pairs of answers.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
-from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
+from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model, reward_tokenizer
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import prepare_forward
 from posttrain.train.kinds import Progress
@@ -42,10 +43,13 @@ from posttrain.train.trainer import (
     training_arguments,
 )
 from reward.agreement import reward_model_report
+from reward.ids import normalized_text
 from reward.preferences import rankings_to_pairs
 from reward.score import score_pairs
 
 Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 def train_reward_model(
@@ -68,7 +72,8 @@ def train_reward_model(
         progress: called with (steps done, steps in all).
 
     Returns:
-        Counts of rows, `accuracy` on the held-out prompts (None where nothing is held out could be scored), the last
+        Counts of rows, `accuracy` on the held-out prompts (None where nothing is held out could be scored) with its
+        interval and the `accuracy_pairs` that it was measured on, the last
         logged metrics of training under `train/…`, and the time.
 
     Raises:
@@ -79,9 +84,10 @@ def train_reward_model(
     rows = list(rows)
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
-    tokenizer = load_tokenizer(job.model_dir)
+    tokenizer, pad_id = reward_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out)
-    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config))
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
+    check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
@@ -91,10 +97,10 @@ def train_reward_model(
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
-        args=training_arguments(trl.RewardConfig, job, plan, max_length=None),
+        args=training_arguments(trl.RewardConfig, job, plan, max_length=None, disable_dropout=False),  # it is off
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "SEQ_CLS"),
+        peft_config=lora_arguments(job, model, "SEQ_CLS"),
     )
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trained = run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
@@ -106,7 +112,8 @@ def train_reward_model(
 def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
     """Hold out all rows of a share of the prompts.
 
-    Prompts are ordered by a hash of their id, so that a prompt held out in one round mostly is in the next, whatever
+    Rows belong together by what their prompts say, up to white space and Unicode form, whatever ids they have. Prompts
+    are ordered by a hash of their content, so that a prompt held out in one round mostly is in the next, whatever
     was added.
 
     Returns:
@@ -115,13 +122,58 @@ def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]
     Raises:
         DataError: only one prompt.
     """
-    ids = [str(row.get("prompt_id") or prompt_id(normalize_prompt(row["prompt"]))) for row in rows]
+    ids = _prompt_names(rows)
     order = sorted(set(ids), key=lambda name: blake2b(name.encode(), digest_size=8).digest())
     if len(order) < 2:
         raise DataError(f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}.")
     held = set(order[: max(1, math.floor(share * len(order)))])
     kept = [row for row, name in zip(rows, ids, strict=True) if name not in held]
     return kept, [row for row, name in zip(rows, ids, strict=True) if name in held]
+
+
+FEW_PAIRS = 100
+"""Fewer pairs than this are worth a warning before a reward model is made of them."""
+
+
+def _prompt_names(rows: list[Row]) -> list[str]:
+    """Name the prompt of each row by its content, rows of one text alike."""
+    names: dict[str, str] = {}
+    found = []
+    for row in rows:
+        messages = normalize_prompt(row["prompt"])
+        folded = [{**message, "content": normalized_text(message["content"])} for message in messages]
+        tools = row.get("tools")
+        found.append(names.setdefault(content_hash([folded, tools]), prompt_id(messages, tools)))
+    return found
+
+
+def num_pairs_of(rankings: Iterable[Row]) -> int:
+    """Count the pairs of answers that rankings say something of."""
+    return sum(math.comb(len(ranking["completions"]), 2) for ranking in rankings)
+
+
+def check_number(num_pairs: int, num_held_out: int, min_pairs: int) -> None:
+    """Warn of few pairs, and refuse fewer than `min_pairs`, before anything is trained on them.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    total = num_pairs + num_held_out
+    if total >= FEW_PAIRS:
+        return
+    why = (
+        "In a recipe annotate.strengths and annotate.min_strength leave near ties out, an answer cut at "
+        "annotate.max_completion_tokens is in few pairs, and annotate.prompts, num_completions and num_pairs bound them"
+    )
+    if total < min_pairs:
+        raise DataError(
+            f"a reward model of {total} preference pairs, {num_held_out} of them held out, would say nothing; label "
+            f"more, or set min_pairs to {total} to train all the same. {why}"
+        )
+    log.warning(
+        "a reward model is trained on %d preference pairs and measured on %d: its accuracy will say little. %s",
+        num_pairs, num_held_out, why,
+    )  # fmt: skip
 
 
 def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:
@@ -133,7 +185,8 @@ def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:
     report = reward_model_report(scored) if scored else {"accuracy": None, "num_pairs": 0}
     report["num_unscored"] = len(unscored)
     atomic_write(job.out_dir / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
-    return {"accuracy": report["accuracy"], "num_held_out": len(held_out)}
+    measured = {key: report.get(key) for key in ("accuracy", "accuracy_low", "accuracy_high")}
+    return {**measured, "accuracy_pairs": report["num_pairs"], "num_held_out": len(held_out)}
 
 
 def _apart(trained: dict[str, Any]) -> dict[str, Any]:

@@ -5,28 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from posttrain.core.errors import PosttrainError
 from posttrain.core.formats import Message
 
+REFUSED = "refused"
+"""The finish_reason of a sample that can never be drawn; its text is the reason."""
+
+# What a sample's reply gives cause to say in the summary.
+STOP_AT_LIMIT = "stop_at_limit"
+LOW_COUNT = "low_prompt_count"
+LEFT_OUT = "neutral_left_out"
+ECHO = "prompt_in_answer"
+
 
 class EngineError(PosttrainError, RuntimeError):
     """An engine gave no usable answer; samples that were already yielded stay valid."""
-
-
-class RequestsRefused(EngineError):
-    """Some requests can never be answered (too long, filtered); every other sample was yielded before.
-
-    Attributes:
-        reasons: why, by the request's key.
-    """
-
-    def __init__(self, reasons: dict[str, str]) -> None:
-        first = next(iter(reasons.items()))
-        super().__init__(f"{len(reasons)} prompts were refused, the first is {first[0]!r}: {first[1]}")
-        self.reasons = reasons
 
 
 @dataclass(frozen=True)
@@ -96,9 +92,13 @@ class Sample:
         sample_index: Which of the prompt's completions this is.
         text: The completion without its end-of-turn token.
         ids: Its token ids, the stop id included where there is one; None when the engine sees only text.
-        finish_reason: "stop" when the model ended its turn, "length" when it was cut.
+        finish_reason: "stop" when the model ended its turn, "length" when it was cut, REFUSED where the request can
+            never be answered (too long, filtered): the text is then the reason.
         num_tokens: Tokens drawn, the stop token included.
         seed: The seed it was drawn with.
+        notes: What was odd about a server's reply: STOP_AT_LIMIT (it said "stop" with as many tokens as were allowed,
+            and is taken as cut), LOW_COUNT (it counts fewer tokens of prompt or answer than there are), LEFT_OUT (the
+            server's own defaults hold for parameters that it refuses), ECHO (the answer begins with the prompt).
     """
 
     key: str
@@ -108,6 +108,7 @@ class Sample:
     finish_reason: str
     num_tokens: int
     seed: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,22 @@ class Engine(Protocol):
     def probe(self) -> ProbeReport | None: ...
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
-        """Yield every sample of every request once, as it is finished.
-
-        Raises:
-            RequestsRefused: at the end, when all but some hopeless requests are answered.
-        """
+        """Yield every sample of every request once, as it is finished or refused for good."""
         ...
+
+
+def refused_sample(request: Request, place: int, reason: str) -> Sample:
+    """Make what stands for a sample that can never be drawn."""
+    return Sample(request.key, request.sample_indices[place], reason, None, REFUSED, 0, request.seeds[place])
+
+
+def part_of(request: Request, places: Sequence[int]) -> Request:
+    """Ask for some of a request's samples only."""
+    return replace(
+        request,
+        seeds=tuple(request.seeds[place] for place in places),
+        sample_indices=tuple(request.sample_indices[place] for place in places),
+    )
 
 
 def sample_seed(run_seed: int, prompt_id: str, sample_index: int) -> int:

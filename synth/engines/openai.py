@@ -1,4 +1,4 @@
-"""Samples from any OpenAI-compatible server: bounded concurrency, retries, every reply checked."""
+"""Samples from any OpenAI-compatible server: bounded concurrency, bounded tries, every reply checked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import os
 import queue
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -17,25 +18,34 @@ from urllib.parse import urlsplit
 
 import openai
 
-from synth.engines.base import EngineError, ProbeReport, Request, RequestsRefused, Sample, SamplingParams
-from synth.engines.chat_api import BadReply, Dialect, Refused, dialect_of, read_reply, request_body
+from synth.engines.base import EngineError, ProbeReport, Request, Sample, SamplingParams, refused_sample
+from synth.engines.chat_api import NEUTRAL, Dialect, dialect_of, request_body
+from synth.engines.chat_reply import BadReply, Refused, read_reply
+from synth.engines.connection import cause_of, open_async_client, open_client, proxy_of, read_key, words_of
+from synth.engines.doubt import Doubt, Fault
 
 # Statuses that say "not this prompt"; other prompts may well be answered.
-_REFUSALS = {400, 413, 422}
-# Statuses that may be gone the next time.
-_PASSING = {408, 409, 425, 429}
+_REFUSALS = {400, 413, 422, 451}
+# Statuses of a server that has too much to do: they may be gone the next time, and are no prompt's fault.
+_BUSY = {408, 409, 425, 429, 503, 529}
 # Nobody waits longer than this for one retry, whatever Retry-After says.
 LONGEST_WAIT_S = 600.0
 LONGEST_BACKOFF_S = 30.0
-# So many samples given up one after the other, or prompts refused before any was answered, mean it is the server.
-HOPELESS = 8
+# Fewer tries where more would hardly help, each of them with its pause before it.
+TRIES_OF_A_REPLY = 4
+TRIES_OF_A_TIMEOUT = 3
+TRIES_OF_A_DEAD_PORT = 4
+# The prompt that a server is asked when it is in doubt whether it answers any.
+_SIMPLE = Request("simple", (), ({"role": "user", "content": "Say hello."},), (0,), (0,))
 
 
 class OpenAIEngine:
     """Ask a server for one sample per request, several requests at a time.
 
     Network faults, time-outs, 429, 5xx and replies that make no sense are asked again with growing pauses
-    (`Retry-After` is kept to); what the server refuses for good is reported at the end, after all other samples.
+    (`Retry-After` is kept to), a bounded number of times. What the server will not answer is a refused sample, as soon
+    as it is known that the server answers others: a request sent later was answered, or, where there is none, a simple
+    one is. Else it is the server's fault, and ends the sampling.
 
     Args:
         base_url: ends in /v1 as a rule; holds no key.
@@ -83,20 +93,21 @@ class OpenAIEngine:
         self.max_retries = max_retries
         self.first_backoff_s = first_backoff_s
         self.dialect = dialect or dialect_of(base_url)
+        self.sends_neutral = True
         self.local_copy = local_copy
         self.probe: ProbeReport | None = None
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
-        """Yield samples as their replies arrive.
+        """Yield samples as their replies arrive, and refused ones as soon as they are known to be.
 
         Raises:
-            RequestsRefused: at the end, the prompts that the server refused.
             EngineError: the key or address is wrong, the server stays out of reach, its log-probs are not those of
-                the local copy, or samples were given up.
+                the local copy, or it answers nothing.
         """
+        key = read_key(self.api_key_env)
         if self.probe is None:
-            self.probe = self._check()
-        run = _Run(self, requests, params)
+            self.probe = self._check(key)
+        run = _Run(self, key, requests, params)
         with ThreadPoolExecutor(max_workers=1) as thread:
             end = thread.submit(run.in_thread)
             try:
@@ -105,17 +116,13 @@ class OpenAIEngine:
             finally:
                 run.cancel()
             end.result()
-        run.raise_if_incomplete()
 
-    def _check(self) -> ProbeReport:
+    def _check(self, key: str) -> ProbeReport:
         if self.local_copy is None:
             return ProbeReport(checked=False, difference=None, reason="no local copy of the model was named")
         from synth.engines.handshake import ask_server, compare, local_probe  # loads torch
 
-        key = os.environ.get(self.api_key_env, "") or "none"
-        with openai.OpenAI(
-            api_key=key, base_url=self.base_url, timeout=self.timeout_s, max_retries=self.max_retries
-        ) as client:
+        with open_client(self.base_url, key, self.timeout_s, self.max_retries) as client:
             ask = partial(ask_server, client, self.server_model)
             return compare(local_probe(self.local_copy), ask, self.base_url, self.local_copy)
 
@@ -123,17 +130,18 @@ class OpenAIEngine:
 class _Run:
     """One call of `generate`: the event loop's side of it."""
 
-    def __init__(self, engine: OpenAIEngine, requests: Sequence[Request], params: SamplingParams) -> None:
+    def __init__(self, engine: OpenAIEngine, key: str, requests: Sequence[Request], params: SamplingParams) -> None:
         self.samples: queue.Queue[Sample | None] = queue.Queue()
         self._engine = engine
         self._params = params
         self._todo = iter([(request, place) for request in requests for place in range(len(request.seeds))])
+        self._again: list[tuple[Request, int]] = []
         self._refused: dict[str, str] = {}
-        self._given_up: list[str] = []
-        self._answered = 0
-        self._failed_in_a_row = 0
+        self._doubt = Doubt(self._ask_something_simple, self._refuse)
+        self._good: Request | None = None
         self._loop = asyncio.new_event_loop()
-        self._key = os.environ.get(engine.api_key_env, "")
+        self._key = key
+        self._client: openai.AsyncOpenAI
         # Made here, not in the thread, so that there is something to cancel from the first moment on.
         self._main = self._loop.create_task(self._all())
 
@@ -151,111 +159,150 @@ class _Run:
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._main.cancel)
 
-    def raise_if_incomplete(self) -> None:
-        """Tell of samples that were given up, else of prompts that were refused."""
-        if self._given_up:
-            raise EngineError(
-                f"{len(self._given_up)} samples could not be got in {self._engine.max_retries + 1} attempts each, the "
-                f"last because {self._given_up[-1]} - from {self._engine.base_url} - what arrived is kept; "
-                "run the same again"
-            )
-        if self._refused:
-            raise RequestsRefused(self._refused)
-
     async def _all(self) -> None:
-        engine = self._engine
-        # Servers without keys ignore the header, but the client insists on one.
-        client = openai.AsyncOpenAI(
-            api_key=self._key or "none", base_url=engine.base_url, timeout=engine.timeout_s, max_retries=0
-        )
+        self._client = open_async_client(self._engine.base_url, self._key, self._engine.timeout_s)
         try:
-            async with client, asyncio.TaskGroup() as group:
-                for _ in range(engine.concurrency):
-                    group.create_task(self._worker(client))
+            async with self._client:
+                await self._in_parallel(self._todo, is_last=False)
+                # What a busy server did not take has a second turn when the others are done.
+                await self._in_parallel(iter(self._again), is_last=True)
+                await self._doubt.settle()
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
 
-    async def _worker(self, client: openai.AsyncOpenAI) -> None:
-        for request, place in self._todo:
-            if request.key in self._refused:
-                continue
-            try:
-                sample = await self._attempts(client, request, place)
-            except Refused as refusal:
-                self._note_refusal(request.key, str(refusal))
-                continue
-            if sample is not None:
-                self._answered += 1
-                self.samples.put(sample)
+    async def _in_parallel(self, todo: Iterator[tuple[Request, int]], is_last: bool) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._engine.concurrency):
+                group.create_task(self._worker(todo, is_last))
 
-    async def _attempts(self, client: openai.AsyncOpenAI, request: Request, place: int) -> Sample | None:
-        """Ask until there is an answer; None when the attempts are used up."""
-        reason = ""
-        for attempt in range(self._engine.max_retries + 1):
-            wait = 0.0
+    async def _worker(self, todo: Iterator[tuple[Request, int]], is_last: bool) -> None:
+        for request, place in todo:
+            if request.key in self._refused:
+                self.samples.put(refused_sample(request, place, self._refused[request.key]))
+                continue
+            sample, fault = await self._attempts(request, place)
+            if sample is not None:
+                self.samples.put(sample)
+            elif fault is not None and fault.is_busy and not is_last:
+                self._again.append((request, place))
+                await self._doubt.wait_out(fault)
+            elif fault is not None:
+                await self._doubt.hold(request, place, fault)
+
+    def _refuse(self, request: Request, place: int, reason: str) -> None:
+        self._refused[request.key] = reason
+        self.samples.put(refused_sample(request, place, reason))
+
+    async def _attempts(self, request: Request, place: int) -> tuple[Sample | None, Fault | None]:
+        """Ask until there is an answer, or a fault that stays."""
+        attempt, fault = 0, None
+        while attempt < min(self._engine.max_retries + 1, self._tries(fault)):
+            if fault is not None:
+                await asyncio.sleep(max(fault.wait_s, self._backoff(attempt - 1)))
+            has_neutral, started = self._engine.sends_neutral, time.monotonic()
             try:
                 async with asyncio.timeout(self._engine.timeout_s):
-                    sample = await self._ask(client, request, place)
-                self._failed_in_a_row = 0
-                return sample
-            except openai.APIStatusError as error:
-                reason, wait = self._passing_fault(error), _retry_after(error.response.headers)
-            except (openai.APIConnectionError, TimeoutError) as error:
-                reason = f"the connection failed ({type(error.__cause__ or error).__name__})"
-            except (openai.APIResponseValidationError, ValueError) as error:
-                reason = f"the reply is not whole ({type(error).__name__})"
-            except BadReply as error:
-                reason = str(error)
-            if attempt < self._engine.max_retries:
-                await asyncio.sleep(max(wait, self._backoff(attempt)))
-        self._give_up(reason)
+                    sample = await self._ask(request, place, has_neutral)
+            except (openai.OpenAIError, TimeoutError, BadReply, Refused, ValueError) as error:
+                fault = self._fault_of(error)
+                if not fault.may_pass and has_neutral and self._leave_neutral_out(fault):
+                    fault = None
+                    continue
+                if not fault.may_pass:
+                    break
+            else:
+                self._good = request
+                self._doubt.answered(started)
+                return sample, None
+            attempt += 1
+        return None, fault
+
+    def _tries(self, fault: Fault | None) -> int:
+        """Say how often a request is asked for that ran into this fault."""
+        if fault is None or fault.tries is None:
+            return self._engine.max_retries + 1
+        is_dead = fault.tries == TRIES_OF_A_DEAD_PORT and fault.is_connection
+        return self._engine.max_retries + 1 if is_dead and self._doubt.has_answered else fault.tries
+
+    async def _ask(self, request: Request, place: int, has_neutral: bool) -> Sample:
+        body = request_body(self._params, request.seeds[place], self._engine.dialect, has_neutral)
+        reply = await self._client.chat.completions.with_raw_response.create(
+            model=self._engine.server_model, messages=cast(Any, list(request.messages)), extra_body=body
+        )
+        limit = self._params.max_completion_tokens
+        return read_reply(reply.http_response.text, request, place, limit, has_neutral)
+
+    async def _ask_something_simple(self) -> Fault | None:
+        """Ask what was answered before, else something simple; return why there is no answer to that either."""
+        try:
+            async with asyncio.timeout(self._engine.timeout_s):
+                await self._ask(self._good or _SIMPLE, 0, self._engine.sends_neutral)
+        except Refused:
+            return None
+        except (openai.OpenAIError, TimeoutError, BadReply, ValueError) as error:
+            return self._fault_of(error)
         return None
 
-    async def _ask(self, client: openai.AsyncOpenAI, request: Request, place: int) -> Sample:
-        reply = await client.chat.completions.create(
-            model=self._engine.server_model,
-            messages=cast(Any, list(request.messages)),
-            extra_body=request_body(self._params, request.seeds[place], self._engine.dialect),
-        )
-        return read_reply(reply, request, place)
+    def _fault_of(self, error: Exception) -> Fault:
+        """Say what an error means: whether it may pass, how often to try, and what to do where nothing is answered."""
+        at, down = f" - {self._engine.base_url} - ", "is the server up? what arrived is kept; run the same again"
+        if isinstance(error, openai.APIStatusError):
+            return self._fault_of_status(error, at)
+        if isinstance(error, Refused):
+            return Fault(str(error), f"{at}what arrived is kept", may_pass=False, is_of_prompt=True)
+        if isinstance(error, BadReply):
+            return Fault(str(error), f"{at}what arrived is kept", error.may_pass, TRIES_OF_A_REPLY)
+        if isinstance(error, openai.APITimeoutError | TimeoutError):
+            return Fault(f"no reply came within {self._engine.timeout_s:g} s", at + down, tries=TRIES_OF_A_TIMEOUT)
+        if isinstance(error, openai.APIConnectionError):
+            reason = f"the connection{proxy_of(self._engine.base_url)} failed ({cause_of(error)})"
+            return Fault(reason, at + down, tries=TRIES_OF_A_DEAD_PORT, is_connection=True)
+        return Fault(f"the reply is not whole ({cause_of(error)})", at + down, tries=TRIES_OF_A_REPLY)
 
-    def _passing_fault(self, error: openai.APIStatusError) -> str:
-        """Say what a status means if it may pass; else raise."""
+    def _fault_of_status(self, error: openai.APIStatusError, at: str) -> Fault:
+        """Say what a status means.
+
+        Raises:
+            EngineError: nothing was answered yet, and nothing will be: a wrong key, address or name.
+        """
         status = error.status_code
-        said = f"status {status}: {self._scrub(error.message)}"
-        if status in _PASSING or status >= 500:
-            return said
+        said = f"status {status}: {self._scrub(words_of(error.body))}"
+        if error.response.history:
+            said = f"status {status} behind a redirect to {error.response.url}: {self._scrub(words_of(error.body))}"
+        down = "is the server up? what arrived is kept; run the same again"
+        if status in _BUSY or status >= 500:
+            if "insufficient_quota" in said or getattr(error, "code", None) == "insufficient_quota":
+                raise EngineError(f"the server answered with {said}{at}the account has no credit left; run again later")
+            wait = _retry_after(error.response.headers)
+            return Fault(said, at + down, is_busy=status in _BUSY, wait_s=wait)
         if status in _REFUSALS:
-            raise Refused(f"the server refused the prompt, {said}")
+            hint = (
+                f"{at}does the server not know a parameter? dialect is {self._engine.dialect!r}; name another "
+                "(--dialect; dialect of an endpoint in a recipe)"
+            )
+            return Fault(f"the server refused the prompt, {said}", hint, may_pass=False, is_of_prompt=True)
         hint = "check the address and the model's name"
         if status in (401, 403):
             hint = f"check the key in the environment variable {self._engine.api_key_env}"
-        raise EngineError(f"the server answered with {said} - {self._engine.base_url} - {hint}")
+        if status != 403 and not self._doubt.has_answered:
+            raise EngineError(f"the server answered with {said}{at}{hint}")
+        return Fault(f"the server refused the prompt, {said}", f"{at}{hint}", may_pass=False)
 
-    def _scrub(self, text: str, limit: int = 300) -> str:
+    def _leave_neutral_out(self, fault: Fault) -> bool:
+        """Stop sending values that change nothing where the server refuses their names; return whether it did."""
+        names = [name for name in NEUTRAL if name in fault.reason and not (name == "top_k" and self._params.top_k)]
+        if self._engine.dialect != "extended" or not names or (self._engine.sends_neutral and self._doubt.has_answered):
+            return False
+        self._engine.sends_neutral = False
+        return True
+
+    def _scrub(self, text: str) -> str:
         # Servers like to quote the key they were given.
-        return (text.replace(self._key, "***") if self._key else text)[:limit]
-
-    def _note_refusal(self, key: str, reason: str) -> None:
-        self._refused[key] = reason
-        if not self._answered and len(self._refused) >= HOPELESS:
-            raise EngineError(
-                f"the first {HOPELESS} prompts were all refused, the last because {reason} - "
-                f"{self._engine.base_url} - does the server not know a parameter? dialect is {self._engine.dialect!r}"
-            )
-
-    def _give_up(self, reason: str) -> None:
-        self._given_up.append(reason)
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= HOPELESS:
-            raise EngineError(
-                f"{HOPELESS} samples in a row could not be got, the last because {reason} - {self._engine.base_url} - "
-                "is the server up? what arrived is kept; run the same again"
-            )
+        return text.replace(self._key, "***") if self._key else text
 
     def _backoff(self, attempt: int) -> float:
         # The spread keeps requests that failed together from coming back together.
-        pause = min(self._engine.first_backoff_s * 2**attempt, LONGEST_BACKOFF_S)
+        pause = min(self._engine.first_backoff_s * 2 ** max(attempt, 0), LONGEST_BACKOFF_S)
         return pause * random.uniform(0.5, 1.0)
 
 

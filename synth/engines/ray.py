@@ -7,13 +7,21 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from os import PathLike
 
 from posttrain.core.errors import ModelError
 from posttrain.core.ray_pool import RayPool
 from posttrain.core.ray_queue import deal
-from synth.engines.base import Engine, EngineError, ProbeReport, Request, RequestsRefused, Sample, SamplingParams
+from synth.engines.base import (
+    Engine,
+    EngineError,
+    ProbeReport,
+    Request,
+    Sample,
+    SamplingParams,
+    part_of,
+    refused_sample,
+)
 from synth.workers import OpenEngine, OpenTransformers
 
 # Given a device, return what opens the engine in a worker; picklable.
@@ -38,8 +46,8 @@ class OpenWorker:
     open_on: OpenOn
     identity: dict[str, str]
 
-    def __call__(self, number: int, sharing: int, device: str) -> Callable[[Chunk], Iterator[Sample | dict[str, str]]]:
-        """Return what samples a chunk; prompts that are refused come back as reasons by key."""
+    def __call__(self, number: int, sharing: int, device: str) -> Callable[[Chunk], Iterator[Sample]]:
+        """Return what samples a chunk."""
         node = socket.gethostname()
         try:
             engine, _ = self.open_on(device)(number, sharing)
@@ -53,7 +61,7 @@ class OpenWorker:
                 f"node {node} samples with {engine.identity}, this process speaks for {self.identity} - the files at "
                 "the model's path differ: copy the model there anew"
             )
-        return lambda chunk: _sample(engine, chunk)
+        return lambda chunk: engine.generate(chunk.requests, chunk.params)
 
 
 class RayEngine:
@@ -87,29 +95,26 @@ class RayEngine:
         self._pool: RayPool[Chunk] | None = None
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
-        """Yield the samples as they arrive.
+        """Yield the samples as they arrive; those of prompts that killed two workers are refused.
 
         Raises:
             ClusterError: there is no cluster, or its workers keep dying.
-            RequestsRefused: at the end, for prompts that the engine refused or that killed two workers.
         """
         if self._pool is None:
             opener = OpenWorker(self._open_on, self.identity)
             self._pool = RayPool(self.address, self.num_workers, opener, self.device)
         chunks = [Chunk(tuple(part), params) for part in deal(requests, self.num_workers)]
-        refused: dict[str, str] = {}
+        refused: list[Sample] = []
 
         def give_up(chunk: Chunk, reason: str) -> None:
-            refused.update((request.key, reason) for request in chunk.requests)
+            every = ((request, place) for request in chunk.requests for place in range(len(request.seeds)))
+            refused.extend(refused_sample(request, place, reason) for request, place in every)
 
         for results in self._pool.run(chunks, unfinished, give_up):
-            for result in results:
-                if isinstance(result, Sample):
-                    yield result
-                else:
-                    refused.update(result)
-        if refused:
-            raise RequestsRefused(refused)
+            yield from results
+            yield from refused
+            refused.clear()
+        yield from refused
 
     def close(self) -> None:
         """End the workers."""
@@ -135,28 +140,14 @@ def ray_engine(
     return RayEngine(TransformersEngine(folder, dtype), open_on, num_workers, address, device)
 
 
-def unfinished(chunk: Chunk, results: Sequence[Sample | dict[str, str]], apart: bool) -> list[Chunk]:
+def unfinished(chunk: Chunk, results: Sequence[Sample], apart: bool) -> list[Chunk]:
     """Return what of a chunk has no answer yet, in up to `PARTS` chunks where `apart` is set."""
-    drawn = {(result.key, result.sample_index) for result in results if isinstance(result, Sample)}
-    refused = set(chain.from_iterable(result for result in results if isinstance(result, dict)))
-    left = [
-        part for request in chunk.requests if request.key not in refused and (part := _without(request, drawn)).seeds
-    ]
+    drawn = {(sample.key, sample.sample_index) for sample in results}
+    left = [part for request in chunk.requests if (part := _without(request, drawn)).seeds]
     size = max(-(-len(left) // (PARTS if apart else 1)), 1)
     return [replace(chunk, requests=tuple(left[start : start + size])) for start in range(0, len(left), size)]
 
 
 def _without(request: Request, drawn: set[tuple[str, int]]) -> Request:
     places = [place for place, index in enumerate(request.sample_indices) if (request.key, index) not in drawn]
-    return replace(
-        request,
-        seeds=tuple(request.seeds[place] for place in places),
-        sample_indices=tuple(request.sample_indices[place] for place in places),
-    )
-
-
-def _sample(engine: Engine, chunk: Chunk) -> Iterator[Sample | dict[str, str]]:
-    try:
-        yield from engine.generate(chunk.requests, chunk.params)
-    except RequestsRefused as refused:
-        yield refused.reasons
+    return part_of(request, places)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from posttrain.core.chat import encode_prompt, user_turn_prefix
 from posttrain.core.reasoning import without_thought
-from synth.engines.base import Engine, Request, Sample, SamplingParams, sample_seed
+from synth.engines.base import REFUSED, Engine, Request, Sample, SamplingParams, sample_seed
+from synth.engines.fitting import generate_fitting
 from synth.errors import SynthError
 from synth.prompts.turns import TurnReader
 from synth.rows import Message
@@ -71,10 +72,11 @@ class DialogueSampler:
         """Let every dialogue grow to `num_turns` user turns, or until a turn cannot be used."""
         for turn in range(2 * num_turns - 1):
             going = [dialogue for dialogue in dialogues if dialogue.ended is None]
+            role = "assistant" if turn % 2 else "user"
             for dialogue, sample in self._turns(going, turn):
-                role = "assistant" if turn % 2 else "user"
                 text = without_thought(sample.text).strip()
-                reason = self._reader.fault(sample) or (None if text else "empty")
+                reason = sample.text if sample.finish_reason == REFUSED else self._reader.fault(sample)
+                reason = reason or (None if text else "empty")
                 if reason is not None:
                     dialogue.end(reason if role == "user" else f"answer_{reason}", sample.text)
                 else:
@@ -87,9 +89,7 @@ class DialogueSampler:
     def _turns(self, dialogues: Sequence[Dialogue], turn: int) -> list[tuple[Dialogue, Sample]]:
         requests = self._answer_requests(dialogues, turn) if turn % 2 else self._user_requests(dialogues, turn)
         params = self._answer_params if turn % 2 else self._user_params
-        samples = (
-            {sample.sample_index: sample for sample in self._engine.generate(requests, params)} if requests else {}
-        )
+        samples = {sample.sample_index: sample for sample in generate_fitting(self._engine, requests, params)}
         missing = [dialogue.index for dialogue in dialogues if dialogue.index not in samples]
         if missing:
             raise SynthError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.core.formats import prompt_id
 from posttrain.core.reasoning import without_thought
-from synth.engines.base import sample_seed
+from synth.engines.base import REFUSED, sample_seed
 from synth.errors import SynthError
 from synth.prompts.lists import is_unread_list, parse_items
 from synth.prompts.rouge import NoveltyIndex
@@ -21,7 +21,7 @@ from synth.words import words
 
 SOURCE = "self_instruct"
 
-# Messages of each request and one seed in; for each request its text and finish_reason ("stop" or "length") out.
+# Messages of each request and one seed in; for each request its text and finish_reason ("stop", "length" or REFUSED).
 GenerateText = Callable[[list[list[Message]], int], list[tuple[str, str]]]
 
 
@@ -220,6 +220,9 @@ class _Judge:
 
 
 def _read(text: str, finish_reason: str, request: int, round: int, judge: _Judge) -> Iterator[tuple[Row, str | None]]:
+    if finish_reason == REFUSED:
+        yield _row("", request, round), f"{REFUSED}: {text}"
+        return
     text = without_thought(text).strip()
     items = parse_items(text, finish_reason)
     if not items:

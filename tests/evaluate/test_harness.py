@@ -133,7 +133,7 @@ def test_the_command_writes_a_file_and_a_table(tiny_model_dir, tasks, offline, t
     out = ["--out", str(tmp_path / "out")]
     assert main([*command, *out, "--limit", "2"]) == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines()[0].split() == ["model", "task", "metric", "value", "stderr", "documents"]
+    assert printed.splitlines()[0].split() == ["model", "task", "metric", "value", "stderr", "documents", "cut"]
     rows = json.loads((tmp_path / "out" / "harness.json").read_text())
     assert [(row["metric"], row["num_documents"], row["limit"]) for row in rows] == [("acc", 2, 2), ("acc_norm", 2, 2)]
     for _ in range(2):  # all documents stand beside the first two; the same question again takes its own place

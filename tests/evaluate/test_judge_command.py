@@ -28,7 +28,7 @@ class Judge(BaseHTTPRequestHandler):
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
         reply = self.rule(question)
         if reply is None:
-            self.send_error(400, "gone")
+            self.send_error(401, "gone")
             return
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
         self.reply({"id": "x", "object": "chat.completion", "choices": [choice], "usage": {"completion_tokens": 3}})
@@ -123,7 +123,7 @@ def test_a_judge_that_goes_is_asked_no_question_twice(tmp_path, server, capsys, 
     texts = ["red", "red green", "red", "dog", "cat", "bird cat"]
     command = [*files(tmp_path, texts, ["one two", "one", *texts[2:]]), "--judge", f"{kind}:{server}", "--json"]
     monkeypatch.setattr(Judge, "rule", staticmethod(until_it_goes))
-    assert main(command) == 1 and "refused" in capsys.readouterr().err
+    assert main(command) == 1 and "status 401" in capsys.readouterr().err
     replied, before = sorted(asked[:5]), len(asked)
     monkeypatch.setattr(Judge, "rule", staticmethod(lambda question: asked.append(question) or longer(question)))
     assert main(command) == 0

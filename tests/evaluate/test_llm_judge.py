@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from posttrain.core.errors import DataError
-from posttrain.evaluate.llm_judge import compare_by_llm, open_endpoint, open_generate
+from posttrain.evaluate.llm_judge import Reader, compare_by_llm, open_endpoint, open_generate
 from posttrain.evaluate.win_rate import win_rate
 from reward.judges.pairwise import PairwiseJudge
 
@@ -58,7 +58,7 @@ def test_a_judge_that_prefers_length_is_seen_through():
 
 
 def test_a_folder_replies_to_each_conversation(tiny_model_dir):
-    generate = open_generate(str(tiny_model_dir))
+    generate = open_generate(str(tiny_model_dir), Reader(max_completion_tokens=32))
     replies = generate([[{"role": "user", "content": "red"}], [{"role": "user", "content": "blue"}]])
     assert [type(reply) for reply in replies] == [str, str]
     assert generate([[{"role": "user", "content": "red"}]])[0] == replies[0]

@@ -81,6 +81,7 @@ def test_too_many_errors_stop_winrate_with_nothing_lost(tmp_path, capsys):
 def test_built_in_verifiers_take_options_in_their_name(tmp_path, capsys):
     command = sides(tmp_path, ["it is 3.1"] * 4, ["it is 3"] * 4, reference=3.14)
     for options, wins in (("", 0), ("?tolerance=0.02", 4)):  # |3.1 − 3.14| / 3.14 = 0.0127, |3 − 3.14| / 3.14 = 0.0446
+        command[-1] = str(tmp_path / f"out_{wins}")
         assert main([*command, "--judge", f"verifier:number{options}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["wins"] == wins
     assert main([*command, "--judge", "verifier:number?tolerance"]) == 1

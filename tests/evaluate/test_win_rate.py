@@ -112,7 +112,8 @@ def test_scores_pair_every_sample_with_every_sample():
     # prompt p: A has 3 and 1, B has 2 and 1: wins 3>2, 3>1; 1<2 loses; 1=1 ties -> 2.5 of 4
     rows_a = [row("p", 3.0, "abc", 0), row("p", 1.0, "a", 1)]
     rows_b = [row("p", 2.0, "ab", 0), row("p", 1.0, "abcd", 1)]
-    assert pair_scores(rows_a, rows_b) == [{"prompt_id": "p", "preference": 0.625, "length_a": 2.0, "length_b": 3.0}]
+    verdict = {"prompt_id": "p", "preference": 0.625, "length_a": 2.0, "length_b": 3.0}
+    assert pair_scores(rows_a, rows_b) == [{**verdict, "left_out_a": 0, "left_out_b": 0}]
     assert pair_scores(rows_a, rows_b, tie_margin=1.0)[0]["preference"] == pytest.approx((0.5 + 1 + 0.5 + 0.5) / 4)
 
 

@@ -126,8 +126,8 @@ def test_the_reward_models_own_report_is_shown():
     text = build_report({"reward_model": {1: reward_model_report(pairs)}})
     assert "Calibration of the reward model" in text
     assert "<td>0.667</td>" in text  # two of three right
-    assert "<td>1.000 (2 pairs)</td>" in text
-    assert "<td>0.000 (1 pairs)</td>" in text
+    assert "<td>1.000 [0.342, 1.000] (2 pairs)</td>" in text
+    assert "<td>0.000 [0.000, 0.793] (1 pairs)</td>" in text
 
 
 def test_same_run_gives_the_same_bytes(page, example_run):

@@ -39,6 +39,9 @@ ANSWERS = {"base": "one", "round_1": "one two three", "students/one": "one two"}
 SETTINGS = {"anchor": "base", "seed": 0, "num_bootstrap": 50}
 
 
+CONCURRENCY = 4
+
+
 class Judge:
     """A chat server: of two answers the one with more words wins; one answer is rated by its words."""
 
@@ -52,7 +55,7 @@ class Judge:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 judge.num_asked += 1
                 if judge.dies_after is not None and judge.num_asked > judge.dies_after:
-                    self.send_error(400, "gone")
+                    self.send_error(401, "gone")
                     return
                 message = {"role": "assistant", "content": judge.reply(body["messages"][-1]["content"])}
                 choices = [{"index": 0, "finish_reason": "stop", "message": message}]
@@ -80,7 +83,7 @@ class Judge:
     @property
     def model(self) -> EndpointModel:
         url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        return EndpointModel(base_url=url, model="judge", revision="1", dialect="openai", concurrency=4)
+        return EndpointModel(base_url=url, model="judge", revision="1", dialect="openai", concurrency=CONCURRENCY)
 
 
 @pytest.fixture
@@ -141,11 +144,11 @@ def test_a_matrix_that_was_interrupted_asks_only_what_has_no_reply(judge, comple
     asked = {"content": None, "names": NAMES, "num_prompts": None, **SETTINGS}
     work = call(tmp_path / "out", completions=completions, known=[])
     judge.dies_after = 12  # in the middle of the second pair
-    with pytest.raises(EngineError, match="4 prompts were refused"):
+    with pytest.raises(EngineError, match="status 401"):
         matrix_of_judge(work, LLMJudge(model=judge.model), "llm", **asked)
     judge.dies_after, before = None, judge.num_asked
     assert rates(matrix_of_judge(work, LLMJudge(model=judge.model), "llm", **asked)) == LONGER_WINS
-    assert judge.num_asked - before == 3 * 4 * 2 - 12
+    assert 0 <= judge.num_asked - before - (3 * 4 * 2 - 12) < CONCURRENCY  # those under way are lost
     assert not list(work.out.glob("*.journal.jsonl"))
 
 
@@ -180,13 +183,13 @@ def test_a_rubric_judge_that_was_interrupted_asks_only_what_has_no_reply(judge, 
     rubric = RubricJudge(model=judge.model, template=str(template), highest=2, num_retries=2)
     work = call(tmp_path / "rated", completions=completions)
     judge.dies_after = 5
-    with pytest.raises(EngineError, match="7 prompts were refused"):
+    with pytest.raises(EngineError, match="status 401"):
         rate_answers(work, rubric, "content", seed=0)
-    assert judge.num_asked == 12
-    judge.dies_after = None
+    judge.dies_after, judge.num_asked = None, 0
     counts = rate_answers(work, rubric, "content", seed=0)
     assert (counts["num_errors"], counts["mean_score"]) == (4, (4 * 1 + 4 * 2) / 8)
-    assert judge.num_asked == 12 + 7 + 4 * 2  # the rest, and two retries of the four that cannot be rated
+    # the rest with what was under way, and two retries of the four that cannot be rated
+    assert 0 <= judge.num_asked - (7 + 4 * 2) < CONCURRENCY
     assert not list(work.out.glob("*.journal.jsonl"))
 
 
@@ -207,7 +210,7 @@ def test_a_win_rate_and_labels_by_a_judge_go_on_too(judge, completions, tmp_path
             stage()
         judge.num_asked, judge.dies_after = 0, None
         stage()
-        assert judge.num_asked == num_questions - 3
+        assert 0 <= judge.num_asked - (num_questions - 3) < CONCURRENCY
 
 
 def test_weights_here_are_asked_once_and_an_endpoint_as_often_as_the_recipe_says(judge, tiny_model_dir, tmp_path):

@@ -27,7 +27,7 @@ def test_rows_of_all_artifacts_come_in_order_with_round_and_steering_prompt(tmp_
     )
     rows = [
         {"prompt": [system("new"), user("one")], "prompt_id": "1", "source": "file", "own_prompt": [user("one")]},
-        {"prompt": [system("new"), user("two")], "prompt_id": "2", "own_prompt": [system("old"), user("two")]},
+        {"prompt": [system("new\n\nold"), user("two")], "prompt_id": "2", "own_prompt": [system("old"), user("two")]},
         {"prompt": [system("new"), user("three")], "prompt_id": "1", "own_prompt": [user("three")]},
     ]
     streamed = PromptSet(RoundPrompts([tmp_path / "a", tmp_path / "b"], "new", 3))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posttrain.core.errors import ModelError
 from synth.completions import run_job
-from synth.engines.base import RequestsRefused, SamplingParams
+from synth.engines.base import SamplingParams, refused_sample
 from synth.engines.scripted import ScriptedEngine
 from synth.sample_store import SampleStore
 from synth.sampling_job import make_job
@@ -56,7 +56,8 @@ class PickyEngine(ScriptedEngine):
     def generate(self, requests, params):
         yield from super().generate([request for request in requests if request.key != "q1"], params)
         if any(request.key == "q1" for request in requests):
-            raise RequestsRefused({"q1": "content filter"})
+            (picked,) = [request for request in requests if request.key == "q1"]
+            yield from (refused_sample(picked, place, "content filter") for place in range(len(picked.seeds)))
 
 
 class PickyOpener:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from posttrain.core.chat import encode_prompt, load_tokenizer, stop_ids
 from posttrain.core.errors import DataError, StorageError
 from posttrain.core.files import read_rows, write_jsonl
 from synth.completions import sample_completions
-from synth.engines.base import EngineError, RequestsRefused, SamplingParams, sample_seed
+from synth.engines.base import EngineError, SamplingParams, refused_sample, sample_seed
 from synth.engines.scripted import ScriptedEngine
 from synth.engines.transformers import TransformersEngine
 
@@ -204,7 +205,8 @@ def test_refused_requests_become_rejects_and_stay_refused(tmp_path):
         def generate(self, requests, params):
             taken = [request for request in requests if request.key != "q1"]
             yield from super().generate(taken, params)
-            raise RequestsRefused({"q1": "content filter"})
+            (picked,) = [request for request in requests if request.key == "q1"]
+            yield from (refused_sample(picked, place, "content filter") for place in range(len(picked.seeds)))
 
     summary = sample(prompts(3), Picky(echo), tmp_path)
     assert (summary.num_rejects, summary.num_completions) == (1, 6)
@@ -227,7 +229,8 @@ def test_progress_counts_refused_prompts_as_done(tmp_path):
             for sample in super().generate(requests, params):
                 if sample.key != "q1" or sample.sample_index == 0:
                     yield sample
-            raise RequestsRefused({"q1": "content filter"})
+                else:
+                    yield replace(sample, finish_reason="refused", text="content filter")
 
     write_jsonl(tmp_path / "journal/samples.jsonl", [{"prompt_id": "q0", "reason": "refused before"}])
     seen = []
@@ -309,5 +312,3 @@ def test_twenty_kills_lose_nothing_and_repeat_nothing(tmp_path):
     names = [(row["prompt_id"], row["sample_index"]) for row in rows]
     assert names == [(f"q{i}", k) for i in range(150) for k in range(5)]
     assert all(row["completion"][0]["content"].split()[2] == str(row["seed"]) for row in rows)
-
-

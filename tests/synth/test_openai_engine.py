@@ -21,12 +21,14 @@ from faulty_server import REPLIES, FaultyServer, answer
 from posttrain.core.chat import load_tokenizer, stop_ids
 from posttrain.core.files import read_rows
 from synth.completions import sample_completions
-from synth.engines.base import EngineError, Request, RequestsRefused, SamplingParams, sample_seed
+from synth.engines.base import REFUSED, EngineError, Request, SamplingParams, sample_seed
 from synth.engines.openai import OpenAIEngine
 from synth.engines.transformers import TransformersEngine
 
 PARAMS = SamplingParams(temperature=0.8, top_p=0.9, top_k=0, max_completion_tokens=16, stop_ids=())
 KEY = "sk-very-secret-0123456789"
+# Replies that would be the same if they were asked for again.
+FINAL = ("no finish reason", "no usage")
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +130,7 @@ def test_answers_in_another_order_and_doubled_ones_find_their_requests():
     assert len(order) == 30 and order != sorted(order)
 
 
-@pytest.mark.parametrize("fault", sorted(set(REPLIES) - {"filtered", "cut", "empty"}))
+@pytest.mark.parametrize("fault", sorted(set(REPLIES) - {"filtered", "cut", "empty", "no content", *FINAL}))
 def test_a_reply_that_makes_no_sense_is_asked_again(fault):
     requests = make_requests(1, 2)
     with FaultyServer(lambda number, body: fault if number < 3 else None) as server:
@@ -157,9 +159,9 @@ def test_a_prompt_that_is_refused_for_good_spoils_no_other(tmp_path):
 
     with FaultyServer(fault) as server:
         engine = make_engine(server, concurrency=2)
-        with pytest.raises(RequestsRefused) as refused:
-            collect(engine, make_requests(4, 2))
-        assert set(refused.value.reasons) == {"p1", "p2"}
+        samples = collect(engine, make_requests(4, 2))
+        assert {key for (key, _), sample in samples.items() if sample.finish_reason == REFUSED} == {"p1", "p2"}
+        assert len(samples) == 8
         rows = [{"prompt": f"question {i}"} for i in range(4)]
         summary = sample_completions(rows, engine, None, 2, PARAMS, 0, tmp_path)
     assert (summary.num_completions, summary.num_rejects) == (4, 2)
@@ -171,28 +173,38 @@ def test_a_prompt_that_is_refused_for_good_spoils_no_other(tmp_path):
 def test_a_server_that_refuses_all_is_an_error_not_a_file_of_rejects():
     with (
         FaultyServer(lambda number, body: "400") as server,
-        pytest.raises(EngineError, match="the first 8 prompts were all refused.*dialect is 'extended'"),
+        pytest.raises(EngineError, match="none of the first 8 prompts was answered.*dialect is 'extended'"),
     ):
         collect(make_engine(server), make_requests(20, 1))
     assert len(server.bodies) < 20
 
 
-def test_samples_that_are_given_up_are_drawn_by_the_next_call(tmp_path):
+def test_a_server_that_was_down_is_asked_again_by_the_next_call(tmp_path):
     ill = [True]
-
-    def fault(number, body):
-        return "500" if ill[0] and body["messages"][-1]["content"] == "question 1" else None
-
     rows = [{"prompt": f"question {i}"} for i in range(4)]
-    with FaultyServer(fault) as server:
-        engine = make_engine(server, max_retries=1)
-        with pytest.raises(EngineError, match="2 samples could not be got in 2 attempts each.*status 500"):
+    with FaultyServer(lambda number, body: "500" if ill[0] and number else None) as server:
+        engine = make_engine(server, max_retries=1, concurrency=1)
+        with pytest.raises(EngineError, match="7 samples in a row could not be got.*status 500"):
             sample_completions(rows, engine, None, 2, PARAMS, 0, tmp_path)
         ill[0] = False
         before = len(server.bodies)
         summary = sample_completions(rows, engine, None, 2, PARAMS, 0, tmp_path)
-        assert len(server.bodies) - before == 2
-    assert summary.num_completions == 8
+        assert len(server.bodies) - before == 7
+    assert (summary.num_completions, summary.num_rejects) == (8, 0)
+
+
+def test_a_prompt_that_always_fails_is_a_reject_once_others_are_answered(tmp_path):
+    rows = [{"prompt": f"question {i}"} for i in range(4)]
+
+    def fault(number, body):
+        return "500" if body["messages"][-1]["content"] == "question 1" else None
+
+    with FaultyServer(fault) as server:
+        summary = sample_completions(rows, make_engine(server, max_retries=1), None, 2, PARAMS, 0, tmp_path)
+        # Two tries of two samples, and one request that shows the server to be well.
+        assert len(server.bodies) <= 6 + 4 + 1
+    assert (summary.num_completions, summary.num_rejects) == (6, 1)
+    assert "status 500: fault 500" in read_rows(tmp_path / "rejects.jsonl")[0]["reason"]
 
 
 def test_a_server_that_is_down_ends_soon():

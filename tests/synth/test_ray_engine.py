@@ -19,7 +19,7 @@ from posttrain.core.files import read_rows
 from posttrain.stages import StageCall
 from posttrain.steps.sampling import sample
 from synth.completions import sample_completions
-from synth.engines.base import EngineError, Request, Sample, SamplingParams
+from synth.engines.base import EngineError, Request, Sample, SamplingParams, refused_sample
 from synth.engines.scripted import ScriptedEngine
 from synth.engines.transformers import TransformersEngine
 
@@ -84,9 +84,10 @@ def test_unfinished_keeps_what_has_no_sample_with_its_seed():
         ("a", (10, 12), (0, 2)),
         ("c", (30,), (0,)),
     ]
-    parts = unfinished(chunk, [sampled("a", 0), {"c": "too long"}], apart=True)
+    parts = unfinished(chunk, [sampled("a", 0), refused_sample(chunk.requests[2], 0, "too long")], apart=True)
     assert [[r.key for r in part.requests] for part in parts] == [["a"], ["b"]]
-    assert unfinished(chunk, [{"a": "", "b": "", "c": ""}], apart=True) == []
+    every = [(request, place) for request in chunk.requests for place in range(len(request.seeds))]
+    assert unfinished(chunk, [refused_sample(*one, "") for one in every], apart=True) == []
 
 
 def test_a_machine_without_ray_is_told_what_to_install():
