@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,11 +39,6 @@ def answer_text(completion: Any) -> str:
         DataError: as `completion_text`.
     """
     return without_thought(completion_text(completion))
-
-
-def normalized_text(text: str) -> str:
-    """Fold what a reader does not see: Unicode forms and white space. Case stays, since it can be the task."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
 
 
 def with_ids(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Row], list[Row]]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
+from posttrain.core.likeness import reader_form
 from reward.errors import RewardError
-from reward.ids import Row, answer_text, completion_text, group_by_prompt, normalized_text, with_ids
+from reward.ids import Row, answer_text, completion_text, group_by_prompt, with_ids
 
 STRENGTHS = ("significantly_better", "better", "slightly_better", "marginally_better")
 """From the clearest to the weakest, the names of Llama 3."""
@@ -198,7 +199,7 @@ def _draw_pairs(rows: Sequence[Row], num_pairs: int, chance: random.Random) -> I
 
 
 def _why_left_out(better: Row, worse: Row, strength: str | None, min_strength: str) -> str | None:
-    if normalized_text(completion_text(better["completion"])) == normalized_text(completion_text(worse["completion"])):
+    if reader_form(completion_text(better["completion"])) == reader_form(completion_text(worse["completion"])):
         return "same_text"
     if strength is None:
         return "near_tie"
@@ -239,8 +240,8 @@ def _ranking_row(rows: Sequence[Row], strengths: list[str], edit: str | None, ed
 
 
 def _is_text_of(edit: str, rows: Sequence[Row]) -> bool:
-    texts = {normalized_text(completion_text(row["completion"])) for row in rows}
-    return normalized_text(edit) in texts
+    texts = {reader_form(completion_text(row["completion"])) for row in rows}
+    return reader_form(edit) in texts
 
 
 def _summary(labels: Labels, num_prompts: int, num_completions: int, reasons: Mapping[str, int]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
+from posttrain.core.likeness import reader_form
 from posttrain.core.reasoning import without_thought
 from reward.errors import RewardError
-from reward.ids import Row, completion_text, group_by_prompt, normalized_text, with_ids
+from reward.ids import Row, completion_text, group_by_prompt, with_ids
 from reward.pair_rows import pair_row, sft_row
 from reward.pair_rules import RULES, Candidate, Pair, RuleOptions
 
@@ -150,7 +151,7 @@ def _candidates(
             unusable.append({**row, "drop_reason": "empty"})
             continue
         may_win = not cut and (min_score is None or score >= min_score)
-        candidates.append(Candidate(row, normalized_text(text), score - length_penalty * len(text), may_win))
+        candidates.append(Candidate(row, reader_form(text), score - length_penalty * len(text), may_win))
     candidates.sort(key=lambda item: (-item.value, item.row["sample_index"], str(item.row.get("model"))))
     return candidates, unusable
 

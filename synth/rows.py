@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from posttrain.core.reasoning import without_thought
 from synth.errors import MalformedRow
 
 Row = dict[str, Any]
@@ -55,6 +56,17 @@ def completion_text(row: Mapping[str, Any]) -> str:
     if "completion" not in row:
         raise MalformedRow("no field 'completion'")
     return "\n".join(content_of(message) for message in _messages(row["completion"], "completion"))
+
+
+def answer_text(row: Mapping[str, Any]) -> str:
+    """Return what a row's completion says after its thoughts: empty where it breaks off in one.
+
+    Filters of what is said read this; those of how much was written (tokens, loops) read `completion_text`.
+
+    Raises:
+        MalformedRow: as `completion_text`.
+    """
+    return without_thought(completion_text(row))
 
 
 def content_of(message: Mapping[str, Any]) -> str:

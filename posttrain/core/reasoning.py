@@ -22,10 +22,22 @@ _MARK = re.compile(
 )
 _CLOSES = ("close", "close_think", "close_kimi", "close_cohere", "close_of", "close_gemma")
 # gpt-oss: messages on channels. Without its special tokens the same reads "analysis…assistantfinal…".
-_FINAL = re.compile(r"<\|channel\|>final(?:\s[^<]*)?<\|message\|>|\Aanalysis(?s:.*?)assistantfinal")
-_CHANNEL = re.compile(r"\A\s*(?:<\|start\|>assistant)?<\|channel\|>")
+_FINAL = re.compile(
+    r"(?:\A\s*|<\|start\|>assistant\s*|<\|end\|>\s*)<\|channel\|>final(?:\s[^<]*)?<\|message\|>"
+    r"|\Aanalysis(?s:.*?)assistantfinal"
+)
+_CHANNEL = re.compile(
+    r"\A\s*(?:(?:<\|start\|>assistant)?<\|channel\|>|(?:analysis|commentary)<\|message\|>|analysis(?=[A-Z]))"
+)
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call)\|>")
 _FENCED = re.compile(r"^[ \t]*(?P<mark>`{3,}|~{3,})[^\n]*\n(?s:.*?)^[ \t]*(?P=mark)[`~]*[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
+# What some templates put around the answer that follows a thought.
+_AROUND = re.compile(
+    r"\A(?:<\|START_RESPONSE\|>|<\|begin_of_solution\|>|<answer>|<response>)(?P<answer>.*?)"
+    r"(?:<\|END_RESPONSE\|>|<\|end_of_solution\|>|</answer>|</response>)?\Z",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def without_thought(reply: str) -> str:
@@ -34,10 +46,11 @@ def without_thought(reply: str) -> str:
     - A thought begins at an opening mark that begins or ends a line, and ends at its closing mark; there may be more.
     - A closing mark without an opening one ends a thought that the generation prompt opened: all before it is thought.
     - A reply that breaks off in a thought has no answer: the empty text.
-    - Marks in code of the answer (fences, or a mark in backticks) are text, and so is an opening mark amid a line.
+    - Marks in code of the answer (fences) and in quotes or backticks are text, and so is an opening mark amid a line.
+    - What a template puts around the answer behind a thought (`<|START_RESPONSE|>`, `<answer>`) is left out as well.
 
     Marks are those of published chat templates: `<think>` and like tags, `[THINK]`, `◁think▷`, `<|START_THINKING|>`,
-    `<|begin_of_thought|>`, Gemma's and gpt-oss's channels.
+    `<|begin_of_thought|>`, Gemma's and gpt-oss's channels (also where the prompt has opened the first of them).
     """
     finals = list(_FINAL.finditer(reply))
     if finals:
@@ -51,27 +64,32 @@ def _answer(reply: str) -> str:
     fenced = [match.span() for match in _FENCED.finditer(reply)]
     parts: list[str] = []
     opened: str | None = None  # the thought that is open
-    in_code: Counter[str] = Counter()  # opening marks in fences: their closing marks are text as well
+    in_code: Counter[str] = Counter()  # opening marks in fences and quotes: their closing marks are text as well
     start, changed = 0, False
     for mark in _MARK.finditer(reply):
-        if _in_backticks(reply, mark):
+        if _in_quotes(reply, mark):
             continue
         name = _name(mark)
+        span = next((span for span in fenced if span[0] <= mark.start() < span[1]), None)
         if not any(mark[group] for group in _CLOSES):
-            if any(low <= mark.start() < high for low, high in fenced):
+            if span:
                 in_code[name] += 1
             elif opened is None and _at_an_edge(reply, mark):
                 parts.append(reply[start : mark.start()])
                 opened, changed = name, True
+            elif opened is None and reply[: mark.start()].endswith(("'", '"')):
+                in_code[name] += 1
         elif in_code[name]:
             in_code[name] -= 1
         elif opened == name:
             opened, start = None, mark.end()
-        elif opened is None:
+        elif opened is None and not (span and _is_code(reply, mark)):
             parts, start, changed = [], mark.end(), True
-    if opened is not None:
-        return ""
-    return "\n".join(filter(None, (part.strip() for part in [*parts, reply[start:]]))) if changed else reply
+    if not changed:
+        return reply
+    answer = "" if opened else "\n".join(filter(None, (part.strip() for part in [*parts, reply[start:]])))
+    around = _AROUND.match(answer)
+    return around["answer"].strip() if around else answer
 
 
 def _name(mark: re.Match[str]) -> str:
@@ -79,9 +97,19 @@ def _name(mark: re.Match[str]) -> str:
     return mark["tag"].lower() if mark["tag"] else re.sub(r"\W|start|end|begin", "", mark.group().lower())[:7]
 
 
-def _in_backticks(reply: str, mark: re.Match[str]) -> bool:
+def _in_quotes(reply: str, mark: re.Match[str]) -> bool:
     before, after = reply[: mark.start()], reply[mark.end() : mark.end() + 3]
+    if before[-1:] in ("'", '"') and after[:1] == before[-1:]:
+        return True
     return (before.endswith("`") and not before.endswith("```")) or (after.startswith("`") and after != "```")
+
+
+def _is_code(reply: str, mark: re.Match[str]) -> bool:
+    """Say of a closing mark within fences whether it is code: a thought that breaks off in a fence ends there too.
+
+    Then the fences behind it are the answer's own, opened and closed; else one of them closes the fence that is open.
+    """
+    return len(_FENCE.findall(reply, mark.end())) % 2 == 1
 
 
 def _at_an_edge(reply: str, mark: re.Match[str]) -> bool:

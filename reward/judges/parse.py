@@ -63,7 +63,6 @@ def last_lines(reply: str) -> list[str]:
 
     Thoughts are left out: two empty ones where the reply breaks off in them.
     """
-    lines = [
-        line.strip() for line in without_thought(reply).splitlines() if any(character.isalnum() for character in line)
-    ]
+    answer = without_thought(reply).replace("\r", "\n")
+    lines = [line.strip() for line in answer.split("\n") if any(character.isalnum() for character in line)]
     return ["", "", *lines][-2:]

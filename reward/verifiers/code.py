@@ -12,8 +12,13 @@ from reward.sandbox.probe import choose_method
 from reward.sandbox.run import CodeOutcome, run_cases, run_tests
 from reward.verifiers.fences import fenced_blocks, indented_blocks
 
-# The first word of a fence's info string: python, Python3, py, python:solution.py, python3.11, {.python}, solution.py
-_PYTHON = re.compile(r"[{.\s]*(?:i?python|py)[\d.]*(?![\w+#-])|[\w./-]+\.py\b", re.IGNORECASE)
+# How a fence's info string begins: python, Python3, py, python:solution.py, python3.11, {.python}, solution.py,
+# lang=python, file="solution.py", {code-block} python
+_PYTHON = re.compile(
+    r"(?:\{code[\w-]*\}\s*|(?:lang|language|file|filename|title)\s*[=:]\s*[\"']?)?"
+    r"(?:[{.\s]*(?:i?python|py)[\d.]*(?![\w+#-])|[\w./-]+\.py\b)",
+    re.IGNORECASE,
+)
 
 
 def verify(
@@ -73,8 +78,9 @@ def _method(uncontained: bool) -> Method:
 def extract_code(text: str, name: str | None = None) -> str:
     """Return the code of an answer as a reader of its Markdown sees it (CommonMark 0.31), without its fence.
 
-    It is the last fenced block that is labelled as Python; where no block is, the last without a label, and where the
-    text has no fence and is no Python itself, its last indented block. All of the text if it has no block. A block that
+    It is the last fenced block that is labelled as Python; where no block is, the last without a label (of those that
+    do something in Python, as output does not), and where the text has no fence and is no Python itself, its last
+    indented block. All of the text if it has no block. A block that
     the end of the text cuts off counts as one.
 
     Args:
@@ -84,7 +90,8 @@ def extract_code(text: str, name: str | None = None) -> str:
     blocks = fenced_blocks(text)
     if blocks:
         python = [block.text for block in blocks if _PYTHON.match(block.label)]
-        found = python or [block.text for block in blocks if not block.label]
+        plain = [block.text for block in blocks if not block.label]
+        found = python or [text for text in plain if _does_something(text)] or plain
     else:
         found = [] if _is_python(text) else indented_blocks(text)
     if name:
@@ -96,11 +103,23 @@ def extract_code(text: str, name: str | None = None) -> str:
 
 
 def _is_python(text: str) -> bool:
+    return _parsed(text) is not None
+
+
+def _does_something(text: str) -> bool:
+    """Say whether a text is Python with a statement that is more than a value: "3" and "ok" are what was printed."""
+    tree = _parsed(text)
+    return tree is not None and any(
+        not isinstance(statement, ast.Expr) or any(isinstance(node, ast.Call) for node in ast.walk(statement))
+        for statement in tree.body
+    )
+
+
+def _parsed(text: str) -> ast.Module | None:
     try:
-        ast.parse(text)
+        return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+        return None
 
 
 def _case(test: Any, column: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reward.ids import normalized_text
+from posttrain.core.likeness import reader_form
 
 
 def verify(
@@ -29,5 +29,5 @@ def verify(
 
 
 def _fold(text: str, ignore_case: bool) -> str:
-    text = normalized_text(text)
-    return text.casefold() if ignore_case else text
+    text = reader_form(text)
+    return text.lower() if ignore_case else text

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 
 # A tag such as <answer> around a block does not hide it, as an HTML block of CommonMark would.
 _MARKDOWN = MarkdownIt("commonmark").disable("html_block")
+# A byte-order mark, no-break or zero-width space before a fence, seen by nobody, would make it text.
+_UNSEEN = re.compile(r"^[ \t]*[\ufeff\u00a0\u200b\u2060\u3000]+[ \t]*(?=```|~~~)", re.MULTILINE)
+_BEHIND_WORDS = re.compile(r"(?<=[^\s`~])[ \t]+(?=`{3,}[\w{.][^`\n]*$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,22 @@ def fenced_blocks(text: str) -> list[Block]:
     """List the fenced blocks of a text in order: in lists and quotes too, of any fence, and cut off by the end.
 
     A fence that is indented by four columns or more, which Markdown shows with its marks, counts as the fence that
-    it is meant to be.
+    it is meant to be; so does one that opens behind words ("Here it is: ```python").
     """
+    text = _UNSEEN.sub("", text)
+    if any(token.type == "inline" and _BEHIND_WORDS.search(token.content) for token in _MARKDOWN.parse(text)):
+        text = _BEHIND_WORDS.sub("\n\n", text)
+    return _blocks(text)
+
+
+def _blocks(text: str) -> list[Block]:
     blocks = []
     tokens = _MARKDOWN.parse(text)
     for token in tokens:
         if token.type == "fence":
             blocks.append(Block(token.info.strip(), token.content.rstrip("\n") + "\n", len(tokens) == 1))
         elif token.type == "code_block" and token.content.lstrip().startswith(("```", "~~~")):
-            blocks += [Block(block.label, block.text, False) for block in fenced_blocks(token.content)]
+            blocks += [Block(block.label, block.text, False) for block in _blocks(token.content)]
     return blocks
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from posttrain.core.files import content_hash
+from posttrain.core.likeness import task_tokens
 from synth.dedup.items import EvaluationItem, longest_match, ngrams, read_items
+from synth.dedup.shingles import BELOW_ONE
 from synth.errors import MalformedRow, SynthError
 from synth.filters.partition import Dropped, Kept
 from synth.rows import Row, all_texts, copies, prompt_text
-from synth.words import normalized_words
 
 
 def decontaminate(
@@ -30,7 +31,7 @@ def decontaminate(
     more different prompts of the set (a shared template or system message). This is the rule of Tülu 3 (2411.15124,
     3.2) but for the boilerplate, without which it flags a third of clean siblings of a template. A row that holds the
     whole item word for word is flagged however frequent its n-grams are, else a leak would hide by being repeated.
-    Case, punctuation and line breaks do not count.
+    What does not count is said in `posttrain.core.likeness` (case, sentence marks, line breaks).
 
     Items with fewer than `min_informative` such n-grams cannot be judged by overlap: they are listed as `unjudgeable`
     and compared exactly, with each message and with the whole prompt; items of fewer than three words never flag.
@@ -54,7 +55,7 @@ def decontaminate(
     items, sets = read_items(evaluation_sets, ngram)
     all_rows = copies(rows)
     index = _Overlap(items, ngram, threshold, min_informative)
-    index.leave_out(gram for text in boilerplate for gram in ngrams(normalized_words(text), ngram))
+    index.leave_out(gram for text in boilerplate for gram in ngrams(task_tokens(text), ngram))
     index.leave_out(_frequent(all_rows, index.known, ngram, boilerplate_rows))
     index.close()
     kept: Kept = []
@@ -149,7 +150,9 @@ class _Overlap:
             return 1.0
         if self._num_informative[number] < self._min_informative:
             return 0.0
-        return item.num_covered(grams - self._left_out) / self._num_coverable[number]
+        share = item.num_covered(grams - self._left_out) / self._num_coverable[number]
+        # All words may be covered without the n-grams across a place where the row says "not".
+        return share if item.grams - self._left_out <= grams else min(share, BELOW_ONE)
 
     def _exact_flags(self, tokens: list[str]) -> list[Row]:
         return [self._flag(number, 1.0, " ".join(tokens)) for number in self._exact.get(tuple(tokens), ())]
@@ -165,9 +168,9 @@ class _Overlap:
 
 
 def _token_lists(row: Mapping[str, Any]) -> list[list[str]]:
-    texts = [normalized_words(text) for text in all_texts(row)]
+    texts = [task_tokens(text) for text in all_texts(row)]
     # A dialogue as a whole too: an item of several turns is in none of its messages alone.
-    return [*texts, normalized_words(prompt_text(row))] if len(texts) > 1 else texts
+    return [*texts, task_tokens(prompt_text(row))] if len(texts) > 1 else texts
 
 
 def _frequent(rows: Sequence[Row], known: Mapping[str, Any], ngram: int, limit: int) -> set[str]:

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from posttrain.core.likeness import task_form
 from synth.dedup.order import Key, best_first
 from synth.errors import MalformedRow
 from synth.filters.partition import Dropped, Kept
 from synth.rows import Row, completion_text, copies, prompt_messages, row_messages
 
-# Marks of a sentence. Signs that carry meaning (+ - * / < = % # brackets) stay: 3 - 2 is not 3 * 2.
-_SENTENCE_MARKS = ".,;:!?…\"'“”‘’„‚«»‹›¡¿—。、，！？；：「」『』।؟،؛"
-# Inside a word they count too: 3.5 is not 35. Three dots alone are still nothing.
-# Possessive, and from the start of a run of marks only: a megabyte of dots costs no more than one of letters.
-_AT_AN_EDGE = re.compile(f"(?<!\\S)[{_SENTENCE_MARKS}]++|(?<![{_SENTENCE_MARKS}])[{_SENTENCE_MARKS}]++(?!\\S)")
-
-
-def normalize(text: str) -> str:
-    """Bring a text to NFKC, fold its case, and drop sentence marks at the edges of words and extra spacing."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(_AT_AN_EDGE.sub(" ", text.casefold()).split())
-
 
 def conversation_key(row: Mapping[str, Any]) -> str:
     """Make one text of a row's whole prompt, system message included, so that equal conversations have equal keys."""
-    return "\x1e".join(f"{message['role']}\x1f{normalize(str(message['content']))}" for message in _parts(row))
+    return "\x1e".join(f"{message['role']}\x1f{task_form(str(message['content']))}" for message in _parts(row))
 
 
 def sample_key(row: Mapping[str, Any]) -> str:
     """Make one text of prompt and completion: two samples of one prompt are the same only if they read the same."""
-    return f"{conversation_key(row)}\x1d{normalize(completion_text(row))}"
+    return f"{conversation_key(row)}\x1d{task_form(completion_text(row))}"
 
 
 def exact_duplicates(

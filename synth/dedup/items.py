@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.core.files import content_hash
+from posttrain.core.likeness import task_tokens
 from synth.errors import MalformedRow, SynthError
 from synth.rows import prompt_messages, prompt_text, row_name
-from synth.words import normalized_words
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_items(
         for position, row in enumerate(rows):
             name = row_name(row, position)
             try:
-                tokens = tuple(normalized_words(prompt_text(row)))
+                tokens = tuple(task_tokens(prompt_text(row)))
                 prompts.append([{"role": m["role"], "content": m.get("content")} for m in prompt_messages(row)])
             except MalformedRow as error:
                 raise SynthError(f"evaluation set '{set_name}', {name}: {error}; give every item a prompt") from error

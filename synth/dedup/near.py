@@ -7,12 +7,12 @@ from typing import Any
 
 from datasketch import MinHash, MinHashLSH
 
+from posttrain.core.likeness import task_tokens
 from synth.dedup.order import Key, best_first
 from synth.dedup.shingles import Measure, Similarity, shingles
 from synth.errors import MalformedRow, SynthError
 from synth.filters.partition import Dropped, Kept
 from synth.rows import Row, copies, prompt_text, system_text
-from synth.words import normalized_words
 
 _NUM_PERMUTATIONS = 128
 # Pairs that lie exactly at the threshold are missed as candidates at most this often; more similar ones far less.
@@ -107,7 +107,7 @@ class _Index:
 
     def _read(self, position: int, row: Row, text: Callable[[Mapping[str, Any]], str]) -> str:
         try:
-            self._systems.append(tuple(normalized_words(system_text(row))))
+            self._systems.append(tuple(task_tokens(system_text(row))))
             return text(row)
         except MalformedRow as error:
             del self._systems[position:]

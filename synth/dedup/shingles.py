@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from synth.words import normalized_words
+from posttrain.core.files import content_hash
+from posttrain.core.likeness import task_form, task_tokens
 
 Measure = Literal["char5", "tfidf"]
 
 _SHINGLE_CHARACTERS = 5
+BELOW_ONE = 1.0 - 1e-6
+"""The most that two different texts have in common: sets of 5-grams do not count how often (1000000, 10000000)."""
 # Odd multipliers of a polynomial hash modulo 2^64, from the digits of the golden ratio; stable on every machine.
 _MULTIPLIERS = np.array(
     [pow(0x9E3779B97F4A7C15, power, 1 << 64) for power in range(1, _SHINGLE_CHARACTERS + 1)], dtype=np.uint64
@@ -23,9 +26,9 @@ _MULTIPLIERS = np.array(
 def shingles(text: str) -> NDArray[np.uint64]:
     """Hash a text's character 5-grams to 64 bits, sorted, each once; a shorter text is one shingle, an empty one none.
 
-    Words are separated by one space; case, punctuation and line breaks do not count.
+    Words and signs are separated by one space; what does not count is said in `posttrain.core.likeness`.
     """
-    joined = " ".join(normalized_words(text))
+    joined = task_form(text)
     if not joined:
         return np.empty(0, dtype=np.uint64)
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
@@ -52,9 +55,17 @@ class Similarity:
         self._measure = measure
         self.matrix = _shingle_matrix(texts) if measure == "char5" else _tfidf_matrix(texts, num_fitted)
         self._sizes = np.diff(self.matrix.indptr)
+        self._forms = np.array([int(content_hash(task_form(text)), 16) for text in texts], dtype=np.uint64)
 
     def between(self, index: int, others: Sequence[int]) -> NDArray[np.float64]:
-        """Give the similarity of one text to several others, each in [0, 1]; 0 where a text has no content."""
+        """Give the similarity of one text to several others, each in [0, 1]; 0 where a text has no content.
+
+        It is below 1 for all but equal texts (`posttrain.core.likeness`), whatever the measure leaves out.
+        """
+        most = np.where(self._forms[others] == self._forms[index], 1.0, BELOW_ONE)
+        return np.minimum(self._measured(index, others), most)
+
+    def _measured(self, index: int, others: Sequence[int]) -> NDArray[np.float64]:
         dots = (self.matrix[others] @ self.matrix[[index]].T).toarray().ravel()
         if self._measure == "tfidf":
             return dots
@@ -75,7 +86,7 @@ def _tfidf_matrix(texts: Sequence[str], num_fitted: int) -> csr_matrix:
     rows: list[int] = []
     columns: list[int] = []
     for row, text in enumerate(texts):
-        tokens = normalized_words(text)
+        tokens = task_tokens(text)
         for term in [*tokens, *(f"{a} {b}" for a, b in zip(tokens, tokens[1:], strict=False))]:
             rows.append(row)
             columns.append(vocabulary.setdefault(term, len(vocabulary)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from synth.filters.partition import Dropped, Kept, partition
-from synth.rows import Message, Row, completion_text, prompt_messages, prompt_text
+from synth.rows import Message, Row, answer_text, completion_text, prompt_messages, prompt_text
 from synth.words import words
 
 Part = Literal["prompt", "completion"]
@@ -17,10 +17,10 @@ def keep_word_count(
 ) -> tuple[Kept, Dropped]:
     """Keep rows with `min_words` to `max_words` words, both included.
 
-    Characters count as words in scripts without spaces. A prompt's system message does not count. Reasons: `empty`,
-    `too_short` and `too_long` (with the count behind a colon).
+    Characters count as words in scripts without spaces. A prompt's system message and thoughts do not count. Reasons:
+    `empty`, `too_short` and `too_long` (with the count behind a colon).
     """
-    text_of = prompt_text if part == "prompt" else completion_text
+    text_of = prompt_text if part == "prompt" else answer_text
     return partition(rows, lambda row: _reason(text_of(row), len(words(text_of(row))), min_words, max_words))
 
 

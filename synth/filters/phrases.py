@@ -7,7 +7,7 @@ from typing import Any
 
 from synth.filters.length import Part
 from synth.filters.partition import Dropped, Kept, partition
-from synth.rows import Row, completion_text, prompt_text
+from synth.rows import Row, answer_text, prompt_text
 from synth.words import normalized_words
 
 
@@ -19,7 +19,7 @@ def drop_phrases(
     Self-Instruct's list of tasks that text cannot solve is one such list ("draw", "upload", "this image").
     Reason: `phrase`, with the phrase behind the colon.
     """
-    text_of = prompt_text if part == "prompt" else completion_text
+    text_of = prompt_text if part == "prompt" else answer_text
     finder = PhraseFinder(phrases)
 
     def reason(row: Row) -> str | None:

@@ -30,10 +30,9 @@ _QUOTED = re.compile(
 def refusal_verdict(text: str) -> Verdict:
     """Say whether an answer refuses, apologises while it answers, or neither.
 
-    Phrases of eight languages are looked for in the first 250 characters, outside thoughts, quotes
-    and code. A refusing phrase
-    in a text of fewer than 80 words is a refusal; in a longer one, which goes on to answer, an apology. Phrase lists
-    miss refusals without a set phrase: treat the verdict as a count to watch, and audit it.
+    Phrases of eight languages are looked for in the first 250 characters, outside thoughts, quotes and code. A refusing
+    phrase in a text of fewer than 80 words is a refusal; in a longer one, which goes on to answer, an apology. Phrase
+    lists miss refusals without a set phrase: treat the verdict as a count to watch, and audit it.
     """
     plain = " ".join(fold(_QUOTED.sub(" ", without_thought(text))).replace("’", "'").split())
     opening = plain[:_OPENING_CHARACTERS]
@@ -106,7 +105,7 @@ def _phrases() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 def _pattern(name: str) -> re.Pattern[str]:
     text = files("synth.filters").joinpath(name).read_text(encoding="utf-8")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     return re.compile("|".join(_phrase(line) for line in lines if line and not line.startswith("#")))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from synth.errors import SynthError
 from synth.filters.length import Part
 from synth.filters.partition import Dropped, Kept, partition
-from synth.rows import Row, completion_text, content_of, prompt_messages, prompt_text
+from synth.rows import Row, answer_text, content_of, prompt_messages, prompt_text
 
 _NO_LANGUAGE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|<[^<>\n]*>|https?://\S+|(?<!\S)[^\s@]++@\S+", re.DOTALL
@@ -60,7 +60,7 @@ def keep_scripts(
         SynthError: a name is no script's name.
     """
     _check_names(scripts)
-    text_of = prompt_text if part == "prompt" else completion_text
+    text_of = prompt_text if part == "prompt" else answer_text
 
     def reason(row: Row) -> str | None:
         shares = script_shares(text_of(row))
@@ -78,7 +78,7 @@ def drop_mixed_scripts(
 
     A task to translate may mix scripts rightly; look at what was dropped. Reason: `mixed_scripts` with the two largest.
     """
-    text_of = prompt_text if part == "prompt" else completion_text
+    text_of = prompt_text if part == "prompt" else answer_text
 
     def reason(row: Row) -> str | None:
         shares = script_shares(text_of(row))
@@ -102,7 +102,7 @@ def keep_script_of_prompt(
     """
 
     def reason(row: Row) -> str | None:
-        answer = completion_text(row)
+        answer = answer_text(row)
         asked = [content_of(message) for message in prompt_messages(row) if message["role"] == "user"]
         wanted = main_script(asked[-1], min_letters) if asked else None
         got = main_script(answer, min_letters)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _MARKS = r"(?P<indent>[ \t]*)(?:#{1,4}[ \t]+)?(?P<bold>\*\*|__)?"
 _DIGITS = r"(?P<number>\d{1,4}|[一二三四五六七八九十]{1,3})"  # \d takes the digits of every script
-_POINT = r"(?:[ \t]?\\?[.):](?!\d)|[：、．）。])"  # not in "9.5 metres", "9:30 in the morning"
+_POINT = r"(?:[ \t]?\\?[.):](?!\d)(?:-[ \t])?|[：、．）。।،])"  # not in "9.5 metres", "9:30 in the morning"
 _REST = r"(?P<closed>\*\*|__)?[ \t]*(?P<text>.*)$"
 # Ways of numbering; one list keeps to one.
 _STYLES = {
@@ -24,15 +24,24 @@ _STYLES = {
     "circle": re.compile(rf"^{_MARKS}(?P<number>[①-⑳❶-❿➀-➓])[.、]?{_REST}"),
     # "Task 9: text", "Request 9. text", "问题9：text"
     "name": re.compile(rf"^{_MARKS}(?P<name>[^\W\d_]{{1,20}})[ \t]*{_DIGITS}{_POINT}{_REST}"),
-    # "#9 text", "No. 9 text"
-    "hash": re.compile(rf"^{_MARKS}(?:#|№|[Nn]o\.)[ \t]?{_DIGITS}[.):]?(?=[ \t*_]){_REST}"),
+    # "第9題：text", "第九、text"
+    "ordinal": re.compile(rf"^{_MARKS}第[ \t]?{_DIGITS}[ \t]?[^\W\d]{{0,2}}[：:、，,．.]{_REST}"),
+    # "9️⃣ text"
+    "keycap": re.compile(rf"^{_MARKS}(?P<number>(?:\d\ufe0f?\u20e3){{1,3}})[.)]?{_REST}"),
+    # "#9 text", "No. 9 text", "N° 9 text"
+    "hash": re.compile(rf"^{_MARKS}(?:#|№|[Nn](?:o\.|[°º]))[ \t]?{_DIGITS}[.):]?(?=[ \t*_]){_REST}"),
+    # "9º text"
+    "degree": re.compile(rf"^{_MARKS}{_DIGITS}[ºª°][.)]?(?=[ \t]){_REST}"),
     # "9 - text", "9 – text"
-    "dash": re.compile(rf"^{_MARKS}{_DIGITS}(?P<closed>\*\*|__)?[ \t]+[-–—][ \t]+(?P<text>.*)$"),
+    "dash": re.compile(rf"^{_MARKS}{_DIGITS}(?P<closed>\*\*|__)?[ \t]*[-–—][ \t]+(?P<text>.*)$"),
 }
-_NEEDS_A_RUN = ("name", "hash", "dash")  # other lines may begin so; a list goes on with the next number
+_NEEDS_A_RUN = ("name", "hash", "degree", "dash")  # other lines may begin so; a list goes on with the next number
+_UNFENCED = re.compile(r"\A\s*```\w*\n(.*?)\n```\s*\Z", re.DOTALL)
 _BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*•+–—・·●‣◦▪►][ \t]+(?P<text>.*)$")
 _FENCE = re.compile(r"^[ \t]*(?:[^\s`~]{1,6}[ \t]+)?(?:`{3,}|~{3,})")  # an item may begin with one
 _ENUMERATED = re.compile(r"[ \t]*(?:[(\[（]?\w{1,4}[.)\]）、:：]|<li>|\|)")
+_INLINE = re.compile(r"(?<![^\s。；;.!?！？])[(\[（]?(?P<number>\d{1,3})(?:[.):](?=\s)|[、）．：])")
+_INVISIBLE = re.compile(r"^[\ufeff\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069]+", re.MULTILINE)
 _CHINESE = {digit: value for value, digit in enumerate("一二三四五六七八九十", start=1)}
 Matches = list[re.Match[str] | None]
 
@@ -48,43 +57,77 @@ class _Level:
 def parse_items(reply: str, finish_reason: str = "stop") -> list[str]:
     """Split a reply into the items of its list.
 
-    Numbered lists ("9.", "9)", "(9)", "**9.**", "Task 9:", "9、", "九、", "①", "#9", …; digits of any script), bulleted
-    ones and JSON arrays of texts are read; what stands before the first item is chatter and left out. A list within an
-    item stays part of it: one that is indented, in a code fence, numbered in another way, that begins again at 1 after
-    a colon, or bullets under numbers. A reply without any list is one item.
+    Numbered lists ("9.", "9)", "(9)", "**9.**", "Task 9:", "9、", "九、", "第9、", "①", "#9", …; digits of any script),
+    bulleted ones and JSON arrays of texts are read; what stands before the first item is chatter and left out. A list
+    within an item stays part of it: one that is indented, in a code fence, numbered in another way, that begins again
+    at 1 after a colon, or bullets under numbers. A reply without any list is one item.
 
     Args:
         finish_reason: "length" says that the reply was cut: its last item, which cannot be whole, is discarded.
     """
-    items = _json_items(reply)
+    items = _split(reply)
     if items is None:
-        lines = reply.replace("\r\n", "\n").split("\n")
-        fenced = _fenced(lines)
-        numbers, bullets = _numbering(lines, fenced), _matches(lines, fenced, _BULLET)
-        first = next((match for pair in zip(numbers, bullets, strict=True) for match in pair if match), None)
-        if first is None:
-            items = [reply]
-        elif first in numbers:
-            items = _numbered(lines, numbers)
-        else:
-            items = _bulleted(lines, bullets)
+        items = [reply]
     if finish_reason == "length":
         items = items[:-1]
     return [item for item in map(_tidy, items) if item]
 
 
 def is_unread_list(reply: str, several: bool) -> bool:
-    """Tell whether a reply in which `parse_items` finds no list is an enumeration all the same, or several lines.
+    """Tell whether a reply is an enumeration that `parse_items` cannot split.
 
-    It begins with two lines that a letter or another mark begins ("a)", "iv.", "<li>", "|"); or, where `several`
-    requests were asked for, nothing tells where one of its lines ends and the next begins.
+    It has no list that is read, but begins with two lines that a letter or another mark begins ("a)", "iv.", "|"),
+    holds several `<li>`, or is JSON. Where `several` requests were asked for, also: one item, in which numbers go on
+    within a line ("1. … 2. …"), or several lines without a list, of which nothing tells where one request ends.
     """
-    lines = [line for line in reply.split("\n") if line.strip()]
-    return len(lines) > 1 and (several or all(_ENUMERATED.match(line) for line in lines[:2]))
+    items = _split(reply)
+    lines = [line for line in _lines(reply) if line.strip()]
+    if several and (items is None or len(items) == 1) and any(map(_counts_on, lines)):
+        return True
+    if items is not None:
+        return False
+    enumerated = len(lines) > 1 and (several or all(_ENUMERATED.match(line) for line in lines[:2]))
+    return enumerated or reply.count("<li>") > 1 or _is_json(reply)
+
+
+def _split(reply: str) -> list[str] | None:
+    items = _json_items(reply)
+    if items is not None:
+        return items
+    lines = _lines(reply)
+    fenced = _fenced(lines)
+    numbers, bullets = _numbering(lines, fenced), _matches(lines, fenced, _BULLET)
+    first = next((match for pair in zip(numbers, bullets, strict=True) for match in pair if match), None)
+    if first is None:
+        return None
+    return _numbered(lines, numbers) if first in numbers else _bulleted(lines, bullets)
+
+
+def _counts_on(line: str) -> bool:
+    """Say whether the first two numbers of a line, each with a mark, follow each other."""
+    numbers = [int(match["number"]) for match in _INLINE.finditer(line)][:2]
+    return len(numbers) == 2 and numbers[1] == numbers[0] + 1
+
+
+def _lines(reply: str) -> list[str]:
+    """Split at line ends of every system; an ideographic space indents by two columns, marks of direction go."""
+    text = _INVISIBLE.sub("", reply.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"^[ \t\u3000\xa0]+", lambda found: _columns(found[0]), text, flags=re.MULTILINE).split("\n")
+
+
+def _columns(indent: str) -> str:
+    return indent.replace("\u3000", "  ").replace("\xa0", " ")
+
+
+def _is_json(reply: str) -> bool:
+    try:
+        return isinstance(json.loads(_UNFENCED.sub(r"\1", reply)), list | dict)
+    except ValueError:
+        return False
 
 
 def _json_items(reply: str) -> list[str] | None:
-    text = re.sub(r"\A\s*```\w*\n(.*?)\n```\s*\Z", r"\1", reply, flags=re.DOTALL).strip()
+    text = _UNFENCED.sub(r"\1", reply).strip()
     if not text.startswith("["):
         return None
     try:
@@ -132,7 +175,7 @@ def _name(match: re.Match[str]) -> str:
 
 
 def _number(match: re.Match[str]) -> int:
-    text = match["number"]
+    text = re.sub("[\ufe0f\u20e3]", "", match["number"])
     if text[0] in _CHINESE:  # 九, 十, 十一, 二十, 二十一
         tens, ten, ones = text.rpartition("十")
         return (_CHINESE.get(tens, 1) * 10 if ten else 0) + _CHINESE.get(ones, 0)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
 
-from synth.words import normalized_words
+from posttrain.core.likeness import task_tokens
 
 
 def rouge_l(a: Sequence[str], b: Sequence[str]) -> Fraction:
@@ -50,7 +50,7 @@ class NoveltyIndex:
 
     def add(self, text: str) -> int:
         """Put a text into the pool and give its number there."""
-        tokens = normalized_words(text)
+        tokens = task_tokens(text)
         number = len(self._texts)
         self._texts.append(tokens)
         self._counts.append(Counter(tokens))
@@ -62,7 +62,7 @@ class NoveltyIndex:
         """Give the first pool text whose ROUGE-L to `text` is above the threshold, and that value; None where new."""
         if self._limit is None:
             return None
-        tokens = normalized_words(text)
+        tokens = task_tokens(text)
         counts = Counter(tokens)
         for number in self._candidates(tokens):
             limit = self._limit * (len(tokens) + len(self._texts[number]))

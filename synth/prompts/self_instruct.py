@@ -227,7 +227,7 @@ def _read(text: str, finish_reason: str, request: int, round: int, judge: _Judge
     items = parse_items(text, finish_reason)
     if not items:
         yield _row(text, request, round), "truncated" if finish_reason == "length" else "empty"
-    elif items == [text] and is_unread_list(text, judge.several):
+    elif is_unread_list(text, judge.several):
         yield _row(text, request, round), "unread_list"
         return
     for item in items:

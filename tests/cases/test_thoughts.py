@@ -5,7 +5,10 @@ from made import assistant, user, write_rows
 from posttrain.core.reasoning import without_thought
 from reward.judges.parse import parse_rating, parse_verdict
 from reward.select import select
+from synth.filters.length import keep_word_count
+from synth.filters.phrases import drop_phrases
 from synth.filters.refusal import refusal_verdict
+from synth.filters.script import drop_mixed_scripts, keep_script_of_prompt, keep_scripts
 from synth.prompts.self_instruct import self_instruct
 
 # A list, a verdict, a rating, a fence, a number, a refusal: all of them in a thought.
@@ -91,3 +94,19 @@ def test_a_refusal_in_a_thought_is_no_refusal():
     assert refusal_verdict(THOUGHT) == "refusal"
     assert all(refusal_verdict(f"{form}Here you are: 42.") == "none" for form in FORMS)
     assert without_thought(THOUGHT) == THOUGHT
+
+
+def test_filters_of_answers_read_what_follows_the_thought():
+    """A thought in another language, or with a banned phrase, costs no answer; a thought alone is an empty one."""
+    thought = "<think>\nПользователь хочет стихотворение о дожде. I cannot draw an image.\n</think>\n"
+    good = {"prompt": user("Write about the rain."), "completion": assistant(thought + "Rain falls on the roof.")}
+    kept = {
+        "script": keep_scripts([good], ["LATIN"], part="completion"),
+        "mixed": drop_mixed_scripts([good], part="completion"),
+        "script of the prompt": keep_script_of_prompt([good]),
+        "phrases": drop_phrases([good], ["draw an image", "пользователь"], part="completion"),
+        "words": keep_word_count([good], 3, 6, part="completion"),
+    }
+    assert {name: len(rows) for name, (rows, _) in kept.items()} == dict.fromkeys(kept, 1)
+    cut = {**good, "completion": assistant("<think>\nRain falls on the roof.")}
+    assert [row["drop_reason"] for row in keep_word_count([cut], 1, 9, part="completion")[1]] == ["empty"]

@@ -21,10 +21,16 @@ ANSWERS = {
     "<think>a<think>b</think>c</think>yes": "yes",
     "<think>a</think>yes\n<think>b</think>and yes": "yes\nand yes",
     "Hm, <think>1. a\n2. b</think>\nyes": "yes",
+    "<think>a</think><answer>yes</answer>": "yes",
+    "<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>": "yes",
+    "analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>yes": "yes",
+    "a thought\n```\nthat ends in code\n</think>\n```python\nx\n```": "```python\nx\n```",
     # A reply that breaks off in a thought has no answer.
     "<think>a": "",
     "No.\n<think>\nyes": "",
     "<|channel|>analysis<|message|>yes": "",
+    "analysis<|message|>yes": "",
+    "analysisThe user wants yes": "",
     "<think>a</think>": "",
     "a</think>\n": "",
 }
@@ -34,6 +40,13 @@ TEXTS = (
     "Use `<think>` and `</think>`, or `<think>a</think>`.",
     "Like this:\n```\n<think>\na\n</think>\n```\nThat is all.",
     "I think </ think> is no mark.",
+    "So:\n```python\nanswer = reply.split('</think>')[-1]\n```\nThat is all.",
+    'answer = reply.partition("</think>")[2]',
+    "A reply looks so:\n```\na thought\n</think>\nan answer\n```\nThat is all.",
+    "```js\nconst end = /<\\/think>/, from = text.indexOf(`</think>`) + n // behind </think> only\n```",
+    "gpt-oss writes <|channel|>final<|message|> before its answer.",
+    'It wrote "<think>a</think>" and no more.',
+    "Reply with <answer>yes</answer>.",
 )
 
 

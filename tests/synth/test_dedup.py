@@ -4,12 +4,12 @@ import time
 import numpy as np
 import pytest
 
+from posttrain.core.likeness import task_form, task_tokens
 from synth.dedup.decontaminate import decontaminate
-from synth.dedup.exact import exact_duplicates, normalize, sample_key
+from synth.dedup.exact import exact_duplicates, sample_key
 from synth.dedup.near import bands_and_rows, near_duplicates
 from synth.dedup.shingles import Similarity, shingles
 from synth.errors import SynthError
-from synth.words import normalized_words
 
 SYSTEM = "You are a careful assistant that answers every question of the user in one short and friendly sentence."
 
@@ -40,9 +40,9 @@ def edited(text, share, rng):
 
 def test_case_spacing_punctuation_and_unicode_forms_are_the_same():
     for text in ("Hello, world!", "hello world", "  HELLO\n\tWorld. ", "“Hello”, world…", "ｈｅｌｌｏ world"):
-        assert normalize(text) == "hello world"
-    assert normalize("Café") == normalize("Cafe\u0301")
-    assert normalize("नमस्ते।") == normalize("नमस्ते")
+        assert task_form(text) == "hello world"
+    assert task_form("Café") == task_form("Cafe\u0301")
+    assert task_form("नमस्ते।") == task_form("नमस्ते")
 
 
 def test_signs_that_carry_meaning_stay():
@@ -63,7 +63,7 @@ def test_signs_that_carry_meaning_stay():
         "c#",
         "c",
     ]
-    assert len({normalize(text) for text in different}) == len(different)
+    assert len({task_form(text) for text in different}) == len(different)
 
 
 def test_exact_keeps_the_first_and_names_it():
@@ -97,8 +97,8 @@ def test_roles_systems_and_completions_make_a_difference():
 
 def test_a_megabyte_of_marks_is_quick():
     start = time.perf_counter()
-    normalize("." * 1_000_000 + "x")
-    normalize("x" + '"' * 1_000_000)
+    task_form("." * 1_000_000 + "x")
+    task_form("x" + '"' * 1_000_000)
     assert time.perf_counter() - start < 2
 
 
@@ -108,7 +108,7 @@ def test_a_megabyte_of_marks_is_quick():
 def brute_jaccard(a, b):
     sets = []
     for text in (a, b):
-        joined = " ".join(normalized_words(text))
+        joined = " ".join(task_tokens(text))
         sets.append({joined[i : i + 5] for i in range(max(1, len(joined) - 4))} if joined else set())
     union = sets[0] | sets[1]
     return len(sets[0] & sets[1]) / len(union) if union else 0.0
@@ -280,7 +280,7 @@ def test_a_shared_system_message_makes_nobody_alike():
 def test_strange_near_input():
     rows = [ask(""), ask("…"), ask("", "x"), ask("one"), {}, ask("\ud800"), ask("x" * 1_000_000), ask("🙂"), ask("🙂")]
     kept, dropped = near_duplicates(rows, 0.7)
-    assert len(dropped) == 1 and dropped[0]["drop_reason"].startswith("malformed")
+    assert [row["drop_reason"].split(":")[0] for row in dropped] == ["malformed", "near_duplicate"]  # two emoji
     assert near_duplicates([], 0.7) == ([], []) and near_duplicates(rows[:1], 0.7, measure="tfidf") == (rows[:1], [])
     for threshold in (0.0, 1.5, -1):
         with pytest.raises(SynthError, match="near-duplicate threshold"):

@@ -68,7 +68,11 @@ def test_numbers_of_other_languages_and_styles():
         "No. 9 one\nNo. 10 two",
         "9 - one\n10 – two", "Request 9: one\nRequest 10: two", "问题9：one\n问题10：two",
         "**Prompt 9:** one\n**Prompt 10:** two", "· one\n· two", '["one", "two"]', '```json\n["one", "two"]\n```',
-        "Version 2: these\n1. one\n2. two",
+        "Version 2: these\n1. one\n2. two", "第九，one\n第十，two", "第9题：one\n第10题：two", "٩، one\n١٠، two",
+        "९। one\n१०। two", "9.- one\n10.- two", "9º one\n10º two", "N° 9 one\nN° 10 two",
+        "9️⃣ one\n1️⃣0️⃣ two", "9– one\n10– two",
+        "\ufeff9. one\n10. two", "\u200f٩. one\n\u200f١٠. two", "\u3000\u30009、one\n\u3000\u300010、two",
+        "9. one\r10. two",
     )  # fmt: skip
     assert {reply: parse_items(reply) for reply in replies if parse_items(reply) != ["one", "two"]} == {}
 
@@ -78,7 +82,7 @@ def test_lines_of_code_and_of_another_numbering_stay_in_their_item():
                  "Sort:\n3.5\n4.25", "Read the clock:\n10:30\n11:45"):  # fmt: skip
         assert parse_items(f"1. {item}\n2. Next") == [item, "Next"], item
     assert parse_items("1. ```\n1. red\n2. blue\n```\n2. Next") == ["```\n1. red\n2. blue\n```", "Next"]
-    for single in ("5 - 3 = ?", "#1 in the charts is what?", "Version 2: what is new?"):
+    for single in ("5 - 3 = ?", "20° is the angle at A.", "#1 in the charts is what?", "Version 2: what is new?"):
         assert parse_items(single) == [single]
 
 
@@ -89,3 +93,18 @@ def test_an_enumeration_that_cannot_be_split_is_known():
     assert not is_unread_list("Fix this:\n\ndef f():\n    return 1", several=False)
     assert is_unread_list("Name a river.\nName a lake.", several=True)
     assert not is_unread_list("Name a river.", several=True)
+    for reply in (
+        "1. Name a river. 2. Name a lake.",
+        "1、写诗 2、河流",
+        '{"requests": ["Name a river.", "Name a lake."]}',
+        "<ol><li>Name a river.</li><li>Name a lake.</li></ol>",
+        "Write:\n    Name a river.\n    Name a lake.",
+    ):
+        assert is_unread_list(reply, several=True), reply
+    for reply in (
+        "1. Name a river.\n2. Name a la",
+        "1. Put in order: 1. tea 2. milk",
+        '["Name a river."]',
+        "1. Sort:\nb\na",
+    ):
+        assert not is_unread_list(reply, several=True), reply

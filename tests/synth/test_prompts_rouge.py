@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
+from posttrain.core.likeness import task_tokens
 from synth.prompts.rouge import NoveltyIndex, longest_common_subsequence, rouge_l
-from synth.words import normalized_words
 
 
 def table_lcs(a, b):
@@ -65,10 +65,10 @@ def test_decisions_equal_brute_force_and_are_faster():
         decisions = [index.known_as(text) is not None for text in new]
         fast = time.perf_counter() - start
         checked = new[:200] if threshold == 0.7 else new[:40]
-        tokens = [normalized_words(text) for text in pool]
+        tokens = [task_tokens(text) for text in pool]
         # The comparison is bit-parallel here too, which flatters brute force about fifteen times over a table.
         start = time.perf_counter()
-        expected = [any(rouge_l(normalized_words(text), other) > limit for other in tokens) for text in checked]
+        expected = [any(rouge_l(task_tokens(text), other) > limit for other in tokens) for text in checked]
         slow = (time.perf_counter() - start) * len(new) / len(checked)
         assert decisions[: len(checked)] == expected
         assert any(expected) and not all(expected)
@@ -85,7 +85,7 @@ def test_scripts_without_spaces_are_compared_by_character():
     index.add("เขียนบทกวีเกี่ยวกับทะเล")
     assert index.known_as("เขียนบทกวีเกี่ยวกับภูเขา") is not None
     index.add("समुद्र पर एक कविता लिखो")
-    assert normalized_words("समुद्र पर") == ["समुद्र", "पर"]
+    assert task_tokens("समुद्र पर") == ["समुद्र", "पर"]
     assert index.known_as("समुद्र पर एक कहानी लिखो") == (2, pytest.approx(0.8))
 
 
