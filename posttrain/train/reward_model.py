@@ -23,6 +23,7 @@ from posttrain.core.atomic import atomic_write
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt, prompt_id
+from posttrain.core.likeness import reader_form
 from posttrain.core.models import check_model_dir, load_reward_model, reward_tokenizer
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import prepare_forward
@@ -44,7 +45,6 @@ from posttrain.train.trainer import (
 )
 from reward.agreement import reward_model_report
 from reward.encoding import context_length
-from reward.ids import normalized_text
 from reward.parity import check_class
 from reward.preferences import rankings_to_pairs
 from reward.score import score_head, score_pairs
@@ -144,7 +144,7 @@ def _prompt_names(rows: list[Row]) -> list[str]:
     found = []
     for row in rows:
         messages = normalize_prompt(row["prompt"])
-        folded = [{**message, "content": normalized_text(message["content"])} for message in messages]
+        folded = [{**message, "content": reader_form(message["content"])} for message in messages]
         tools = row.get("tools")
         found.append(names.setdefault(content_hash([folded, tools]), prompt_id(messages, tools)))
     return found
