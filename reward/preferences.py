@@ -13,7 +13,7 @@ from typing import Any
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
 from reward.errors import RewardError
-from reward.ids import Row, completion_text, group_by_prompt, normalized_text, with_ids
+from reward.ids import Row, answer_text, completion_text, group_by_prompt, normalized_text, with_ids
 
 STRENGTHS = ("significantly_better", "better", "slightly_better", "marginally_better")
 """From the clearest to the weakest, the names of Llama 3."""
@@ -173,7 +173,7 @@ def _usable(group: Sequence[Row], truncated_rejected: bool) -> tuple[list[Row], 
         score = row.get("score")
         if not isinstance(score, int | float) or not math.isfinite(score):
             unusable.append({**row, "drop_reason": row.get("error") or row.get("drop_reason") or f"bad_score: {score}"})
-        elif not completion_text(row["completion"]).strip():
+        elif not answer_text(row["completion"]).strip():
             unusable.append({**row, "drop_reason": "empty"})
         elif row.get("finish_reason") == "length" and not truncated_rejected:
             unusable.append({**row, "drop_reason": "truncated"})

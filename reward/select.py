@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.core.files import atomic_write, read_rows, write_jsonl
+from posttrain.core.reasoning import without_thought
 from reward.errors import RewardError
 from reward.ids import Row, completion_text, group_by_prompt, normalized_text, with_ids
 from reward.pair_rows import pair_row, sft_row
@@ -145,7 +146,7 @@ def _candidates(
             unusable.append({**row, "drop_reason": "truncated"})
             continue
         text = completion_text(row["completion"])
-        if not text.strip():
+        if not without_thought(text).strip():
             unusable.append({**row, "drop_reason": "empty"})
             continue
         may_win = not cut and (min_score is None or score >= min_score)

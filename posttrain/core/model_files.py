@@ -16,9 +16,9 @@ from posttrain.core.files import content_hash, sha256_file
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # All that can change what a model says: weights, configuration, tokenizer, chat template, stop tokens.
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _IDENTITY = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+    *_WEIGHTS,
     "config.json",
     "adapter_config.json",
     "generation_config.json",
@@ -32,6 +32,7 @@ _IDENTITY = (
     "additional_chat_templates/*",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+WEIGHTS_INDEX = "model.safetensors.index.json"
 BASE_NOTE = "base.json"
 """File of an adapter that names the content of its base."""
 _hashes: dict[tuple[str, int, int], str] = {}
@@ -46,8 +47,13 @@ def model_hash(model_dir: PathLike) -> str:
         ModelError: the folder holds no model.
     """
     folder = Path(model_dir)
-    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()})
-    if not any(path.suffix == ".safetensors" for path in files):
+    weights = [*weight_files(folder), *folder.glob("adapter_model.safetensors")]
+    unread = {path for pattern in _WEIGHTS for path in folder.glob(pattern)} - set(weights)
+    if weights[:1] != [folder / "model.safetensors"]:
+        unread.discard(folder / WEIGHTS_INDEX)
+    found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
+    files = sorted(found - unread)
+    if not weights:
         raise ModelError(f"{folder} holds no .safetensors file; give a Hugging Face model folder")
     content: dict[str, Any] = {path.relative_to(folder).as_posix(): _file_hash(path) for path in files}
     if is_adapter(folder):
@@ -57,6 +63,21 @@ def model_hash(model_dir: PathLike) -> str:
         content["adapter_config.json"] = content_hash(settings)
         content["base"] = model_hash(adapter_base(folder))
     return content_hash(content)
+
+
+def weight_files(model_dir: PathLike) -> list[Path]:
+    """List the files of a folder that hold a whole model's weights, as transformers chooses them.
+
+    `model.safetensors` before the shards of an index; other files (Mistral's consolidated.safetensors, shards of an
+    earlier save) are read by nobody. Empty where the folder has neither, or an index that names no file.
+    """
+    folder = Path(model_dir)
+    single, index = folder / "model.safetensors", folder / WEIGHTS_INDEX
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else []
+    weight_map = _read_json(index, Faults(str(index))).get("weight_map")
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    return [folder / name for name in sorted({name for name in names if isinstance(name, str)})]
 
 
 def is_adapter(model_dir: PathLike) -> bool:
@@ -204,17 +225,14 @@ def _check_config(folder: Path, faults: Faults) -> None:
 
 
 def _check_weights(folder: Path, faults: Faults) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = _read_json(index, faults).get("weight_map")
-        names = weight_map.values() if isinstance(weight_map, dict) else ()
-        shards = sorted({name for name in names if isinstance(name, str)})
-        if not shards:
-            faults.add(f"{index.name} names no weights")
-        for name in shards:
-            _check_safetensors(folder / name, faults)
-    elif (folder / "model.safetensors").is_file():
-        _check_safetensors(folder / "model.safetensors", faults)
+    files = weight_files(folder)
+    for path in files:
+        _check_safetensors(path, faults)
+    if files:
+        return
+    if (folder / WEIGHTS_INDEX).is_file():
+        _read_json(folder / WEIGHTS_INDEX, faults)
+        faults.add(f"{WEIGHTS_INDEX} names no weights")
     elif list(folder.glob("*.bin")):
         faults.add("weights only as .bin (pickle, which can run code); save the model again as safetensors")
     else:

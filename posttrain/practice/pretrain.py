@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from posttrain.config import PracticeModel
+from posttrain.core.older_readers import write_for_older_readers
 from posttrain.practice.corpus import Mix, Text, documents
 from posttrain.practice.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
 
@@ -177,5 +178,6 @@ def _save(
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    write_for_older_readers(out)
     lines = "".join(json.dumps(row) + "\n" for row in metrics)
     (out / "metrics.jsonl").write_text(lines, encoding="utf-8")

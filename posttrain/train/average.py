@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.atomic import atomic_directory
+from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import Faults, ModelError
-from posttrain.core.model_files import check_model_dir, is_adapter
+from posttrain.core.model_files import WEIGHTS_INDEX, check_model_dir, is_adapter, weight_files
+from posttrain.core.models import load_config
+from posttrain.core.templates import print_alike
 from posttrain.train.soup import greedy_soup
 from posttrain.train.weight_blocks import Entry, read_entries, write_means
 
-# Fields of config.json that say where a model came from, not what it is.
-_ORIGIN = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+# Fields of config.json that say where a model came from or what a forward pass returns, not what it computes.
+_ORIGIN = (
+    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "output_router_logits",
+    "output_attentions", "output_hidden_states", "return_dict", "architectures",
+)  # fmt: skip
 # Files of the first model that speak of its training, not of the average.
 _OWN = ("metrics.jsonl", "report.json", "manifest.json")
 
@@ -89,7 +95,7 @@ def greedy_average(dirs: Sequence[str | Path], out_dir: str | Path, score: Calla
         soup = greedy_soup(folders, mix, score)
         with atomic_directory(out_dir) as work:
             _copy_rest(soup.result, work)
-            for path in soup.result.glob("*.safetensors"):
+            for path in weight_files(soup.result):
                 shutil.copy2(path, work / path.name)
     trials = [{"members": list(trial.members), "score": trial.score, "kept": trial.kept} for trial in soup.trials]
     return {"members": list(soup.members), "score": soup.score, "scores": list(soup.scores), "trials": trials}
@@ -104,7 +110,8 @@ def _checked_entries(folders: Sequence[Path]) -> list[dict[str, Entry]]:
     entries = [read_entries(folder) for folder in folders]
     faults = Faults("models to average")
     for folder, model in zip(folders[1:], entries[1:], strict=True):
-        _compare_json(folders[0], folder, "config.json", faults)
+        _compare_settings(folders[0], folder, faults)
+        _compare_templates(folders[0], folder, faults)
         _compare_vocabulary(folders[0], folder, faults)
         for name in sorted(entries[0].keys() ^ model.keys()):
             faults.add(f"{folder if name in entries[0] else folders[0]} lacks the tensor {name}")
@@ -115,11 +122,21 @@ def _checked_entries(folders: Sequence[Path]) -> list[dict[str, Entry]]:
     return entries
 
 
-def _compare_json(first: Path, other: Path, name: str, faults: Faults) -> None:
-    ours, theirs = (json.loads((folder / name).read_text(encoding="utf-8")) for folder in (first, other))
+def _compare_settings(first: Path, other: Path, faults: Faults) -> None:
+    """Compare the configurations as they are read: a field that is left out counts as its default."""
+    ours, theirs = (load_config(folder).to_dict() for folder in (first, other))
     for key in sorted((ours.keys() | theirs.keys()) - set(_ORIGIN)):
         if ours.get(key) != theirs.get(key):
-            faults.add(f"{name} has {key} {theirs.get(key)!r} in {other} and {ours.get(key)!r} in {first}")
+            faults.add(f"config.json has {key} {theirs.get(key)!r} in {other} and {ours.get(key)!r} in {first}")
+
+
+def _compare_templates(first: Path, other: Path, faults: Faults) -> None:
+    """Compare what the models were trained to read: weights under two chat templates have no common mean."""
+    if not print_alike(load_tokenizer(first), load_tokenizer(other)):
+        faults.add(
+            f"the chat templates of {other} and {first} print a conversation in two ways; average models that were "
+            "trained with one template"
+        )
 
 
 def _compare_vocabulary(first: Path, other: Path, faults: Faults) -> None:
@@ -138,7 +155,8 @@ def _vocabulary(folder: Path) -> Any:
 
 
 def _copy_rest(folder: Path, work: Path) -> None:
+    stale = [] if weight_files(folder) != [folder / "model.safetensors"] else [folder / WEIGHTS_INDEX]
     for path in sorted(folder.iterdir()):
-        carries_weights = path.suffix in (".safetensors", ".bin")
+        carries_weights = path.suffix in (".safetensors", ".bin") or path in stale
         if path.is_file() and not carries_weights and path.name not in _OWN:
             shutil.copy2(path, work / path.name)

@@ -20,6 +20,7 @@ from posttrain.config import DistillConfig, Execution
 from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import ModelError
 from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
+from posttrain.core.templates import print_alike
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import Forward, prepare_forward
@@ -96,7 +97,7 @@ def train_distill(
         args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "CAUSAL_LM"),
+        peft_config=lora_arguments(job, model, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
     identity: dict[str, Any] = dict(fingerprint(dataset))
@@ -119,11 +120,17 @@ def check_vocabularies(
     student_dir: str | Path,
     teacher_dir: str | Path,
 ) -> None:
-    """Refuse a teacher whose token ids mean other texts than the student's, before weights are loaded.
+    """Refuse a teacher whose token ids mean other texts than the student's, or that reads another template.
 
     Raises:
         ModelError: names tokens that differ.
     """
+    if not print_alike(student, teacher):
+        raise ModelError(
+            f"the chat templates of the student {student_dir} and the teacher {teacher_dir} print a conversation in "
+            "two ways, so that one of them would read a form that it does not know; give the student the teacher's "
+            "template, or use method: sequence, which learns from the teacher's text."
+        )
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours == theirs:
         return

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from posttrain.core.model_files import weight_files
 from posttrain.core.models import init_reward_model, load_causal_lm
 from posttrain.train.errors import TrainError
 
@@ -51,7 +52,7 @@ def check_files(model: Any, out_dir: Path) -> None:
     # Tied weights share their memory and are written once.
     expected = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
     found, empty = 0, []
-    for path in sorted(out_dir.glob("*.safetensors")):
+    for path in weight_files(out_dir):
         with open(path, "rb") as raw:
             found += path.stat().st_size - 8 - int.from_bytes(raw.read(8), "little")  # what follows the header
         with safe_open(path, framework="pt") as file:

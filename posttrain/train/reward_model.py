@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
-from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
+from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model, reward_tokenizer
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import prepare_forward
 from posttrain.train.kinds import Progress
@@ -43,6 +43,7 @@ from posttrain.train.trainer import (
     training_arguments,
 )
 from reward.agreement import reward_model_report
+from reward.ids import normalized_text
 from reward.preferences import rankings_to_pairs
 from reward.score import score_pairs
 
@@ -83,10 +84,10 @@ def train_reward_model(
     rows = list(rows)
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
-    tokenizer = load_tokenizer(job.model_dir)
+    tokenizer, pad_id = reward_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out)
     check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
-    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config))
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
@@ -96,10 +97,10 @@ def train_reward_model(
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
-        args=training_arguments(trl.RewardConfig, job, plan, max_length=None),
+        args=training_arguments(trl.RewardConfig, job, plan, max_length=None, disable_dropout=False),  # it is off
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "SEQ_CLS"),
+        peft_config=lora_arguments(job, model, "SEQ_CLS"),
     )
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trained = run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
@@ -111,7 +112,8 @@ def train_reward_model(
 def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
     """Hold out all rows of a share of the prompts.
 
-    Prompts are ordered by a hash of their id, so that a prompt held out in one round mostly is in the next, whatever
+    Rows belong together by what their prompts say, up to white space and Unicode form, whatever ids they have. Prompts
+    are ordered by a hash of their content, so that a prompt held out in one round mostly is in the next, whatever
     was added.
 
     Returns:
@@ -120,7 +122,7 @@ def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]
     Raises:
         DataError: only one prompt.
     """
-    ids = [str(row.get("prompt_id") or prompt_id(normalize_prompt(row["prompt"]))) for row in rows]
+    ids = _prompt_names(rows)
     order = sorted(set(ids), key=lambda name: blake2b(name.encode(), digest_size=8).digest())
     if len(order) < 2:
         raise DataError(f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}.")
@@ -131,6 +133,18 @@ def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]
 
 FEW_PAIRS = 100
 """Fewer pairs than this are worth a warning before a reward model is made of them."""
+
+
+def _prompt_names(rows: list[Row]) -> list[str]:
+    """Name the prompt of each row by its content, rows of one text alike."""
+    names: dict[str, str] = {}
+    found = []
+    for row in rows:
+        messages = normalize_prompt(row["prompt"])
+        folded = [{**message, "content": normalized_text(message["content"])} for message in messages]
+        tools = row.get("tools")
+        found.append(names.setdefault(content_hash([folded, tools]), prompt_id(messages, tools)))
+    return found
 
 
 def num_pairs_of(rankings: Iterable[Row]) -> int:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from posttrain.core.errors import ModelError
+from posttrain.core.model_files import WEIGHTS_INDEX, weight_files
 
 BLOCK = 1 << 18
 """Elements of a tensor that are held at a time."""
-INDEX = "model.safetensors.index.json"
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -68,9 +68,10 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     Raises:
         ModelError: the index names a tensor that its file lacks, or a tensor has a type that has no mean here.
     """
-    index = folder / INDEX
-    if not index.is_file():
-        return {entry.name: entry for entry in _header(folder / "model.safetensors")}
+    files = weight_files(folder)
+    index = folder / WEIGHTS_INDEX
+    if files == [folder / "model.safetensors"]:
+        return {entry.name: entry for entry in _header(files[0])}
     places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     found = {entry.name: entry for file in sorted(set(places.values())) for entry in _header(folder / file)}
     lost = sorted(set(places) - set(found))

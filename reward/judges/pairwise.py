@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.formats import normalize_prompt
-from reward.ids import Row, completion_text, with_ids
+from reward.ids import Row, answer_text, with_ids
 from reward.judges.asking import NUM_RETRIES, Generate, ask
 from reward.judges.parse import Verdict, parse_verdict
 from reward.judges.quoting import fill, quote, quote_prompt, read_template
@@ -39,7 +39,7 @@ class PairwiseJudge:
         self.num_retries = num_retries
 
     def compare(self, pairs: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Judge rows of `prompt`, `completion_a`, `completion_b`.
+        """Judge rows of `prompt`, `completion_a`, `completion_b`; their thoughts are not shown.
 
         Returns:
             The rows' other columns, in order, with `verdict`: A or B where both orders agree; TIE where they do not
@@ -53,7 +53,7 @@ class PairwiseJudge:
         for place, pair in enumerate(pairs):
             first, second = votes[2 * place], _SWAPPED[votes[2 * place + 1]]
             verdict = combine(first, second)
-            texts = [completion_text(pair[name]) for name in ("completion_a", "completion_b")]
+            texts = [answer_text(pair[name]) for name in ("completion_a", "completion_b")]
             verdicts.append(
                 {
                     **{key: value for key, value in pair.items() if key not in PLACES},
@@ -70,9 +70,9 @@ class PairwiseJudge:
         return verdicts
 
     def _question(self, pair: Mapping[str, Any], swap: bool) -> str:
-        texts = [quote(completion_text(pair[name])) for name in ("completion_a", "completion_b")]
+        texts = [quote(answer_text(pair[name])) for name in ("completion_a", "completion_b")]
         first, second = reversed(texts) if swap else texts
-        prompt = quote_prompt(normalize_prompt(pair["prompt"]))
+        prompt = quote_prompt(normalize_prompt(pair["prompt"]), pair.get("tools"))
         return fill(self.template, {"prompt": prompt, "completion_a": first, "completion_b": second})
 
 
@@ -113,6 +113,7 @@ def pair_rows(rows_a: Iterable[Mapping[str, Any]], rows_b: Iterable[Mapping[str,
                     "sample_index_a": row_a["sample_index"],
                     "sample_index_b": row_b["sample_index"],
                     "prompt": row_a["prompt"],
+                    **({"tools": row_a["tools"]} if row_a.get("tools") else {}),
                     "completion_a": row_a["completion"],
                     "completion_b": row_b["completion"],
                 }

@@ -10,14 +10,21 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from posttrain.core.reasoning import without_thought
+
 Verdict = Literal["A", "B", "TIE", "UNREADABLE"]
 
 _OPEN = r"[\s*_`#>\"'(]*"
 _CLOSE = r"[\s*_`\"').!]*"
-_VERDICT = re.compile(rf"{_OPEN}(?:final\s+)?verdict{_CLOSE}[:：]{_OPEN}(?P<verdict>A|B|TIE){_CLOSE}", re.IGNORECASE)
-_BRACKETS = re.compile(rf"{_OPEN}\[\[(?P<verdict>A|B|C|TIE)\]\]{_CLOSE}", re.IGNORECASE)
+# What stands behind "> " or in quotes is somebody else's verdict.
+_OWN = r"[\s*_`#(]*"
+_VERDICT = re.compile(
+    rf"{_OWN}(?:final\s+)?verdict{_CLOSE}[:：]{_OPEN}(?:(?:assistant|answer)\s+|\\boxed\{{)?(?P<verdict>A|B|TIE)\}}?{_CLOSE}",
+    re.IGNORECASE,
+)
+_BRACKETS = re.compile(rf"{_OWN}\[\[(?P<verdict>A|B|C|TIE)\]\]{_CLOSE}", re.IGNORECASE)
 _RATING = re.compile(
-    rf"{_OPEN}(?:final\s+)?rating{_CLOSE}[:：]{_OPEN}(?P<value>-?\d+(?:\.\d+)?)(?:\s*/\s*(?P<of>\d+))?{_CLOSE}",
+    rf"{_OWN}(?:final\s+)?rating{_CLOSE}[:：]{_OPEN}(?P<value>-?\d+(?:\.\d+)?)(?:\s*(?:/|out\s+of)\s*(?P<of>\d+))?{_CLOSE}",
     re.IGNORECASE,
 )
 
@@ -54,9 +61,9 @@ def parse_rating(reply: str, low: float, high: float) -> float | None:
 def last_lines(reply: str) -> list[str]:
     """Return the last two lines that hold a letter or digit; a closing fence or rule below them does not count.
 
-    Two empty ones where the reply breaks off in its thoughts.
+    Thoughts are left out: two empty ones where the reply breaks off in them.
     """
-    if reply.count("<think>") > reply.count("</think>"):
-        return ["", ""]
-    lines = [line.strip() for line in reply.splitlines() if any(character.isalnum() for character in line)]
+    lines = [
+        line.strip() for line in without_thought(reply).splitlines() if any(character.isalnum() for character in line)
+    ]
     return ["", "", *lines][-2:]

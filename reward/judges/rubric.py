@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.formats import normalize_prompt
-from reward.ids import Row, completion_text
+from reward.ids import Row, answer_text
 from reward.judges.asking import NUM_RETRIES, Generate, ask
 from reward.judges.parse import parse_rating
 from reward.judges.quoting import fill, quote, quote_prompt, read_template
@@ -47,7 +47,7 @@ class RubricJudge:
         self.num_retries = num_retries
 
     def rate(self, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-        """Add `score` and the judge's whole `reply` to COMPLETION rows.
+        """Add `score` and the judge's whole `reply` to COMPLETION rows; their thoughts are not shown.
 
         A reply without a rating inside the scale gives `score` None and `error`; it is never given a number.
         """
@@ -63,8 +63,8 @@ class RubricJudge:
 
     def _question(self, row: Mapping[str, Any]) -> str:
         values = {
-            "prompt": quote_prompt(normalize_prompt(row["prompt"])),
-            "completion": quote(completion_text(row["completion"])),
+            "prompt": quote_prompt(normalize_prompt(row["prompt"]), row.get("tools")),
+            "completion": quote(answer_text(row["completion"])),
             "low": str(self.low),
             "high": str(self.high),
         }

@@ -123,7 +123,7 @@ def _judge_case(told: Mapping[str, Any], expected: str) -> tuple[Kind, str]:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+    return [line.rstrip() for line in text.replace("\r\n", "\n").rstrip().split("\n")]
 
 
 def _insist(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from posttrain.core.reasoning import without_thought
 from reward.lifetime import adopt_orphans, die_with_parent
 
 _MESSAGE_CHARACTERS = 500
@@ -96,7 +97,7 @@ def _answer(answers: TextIO, message: dict[str, Any]) -> None:
 
 def _outcome(verify: Callable[..., Any], row: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     completion = row["completion"]
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    text = without_thought(completion if isinstance(completion, str) else completion[-1]["content"])
     try:
         value = verify(row["prompt"], text, row, **options)
     except (Exception, SystemExit) as error:  # a verifier's fault costs its row, never the run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from reward.sandbox.launch import Limits, Method, SandboxError
 from reward.sandbox.probe import choose_method
 from reward.sandbox.run import CodeOutcome, run_cases, run_tests
+from reward.verifiers.fences import fenced_blocks, indented_blocks
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<label>[\w+-]*)[ \t]*$")
-_PYTHON = ("python", "python3", "py", "")
+# The first word of a fence's info string: python, Python3, py, python:solution.py, python3.11, {.python}, solution.py
+_PYTHON = re.compile(r"[{.\s]*(?:i?python|py)[\d.]*(?![\w+#-])|[\w./-]+\.py\b", re.IGNORECASE)
 
 
 def verify(
@@ -26,7 +28,7 @@ def verify(
 ) -> tuple[float, str]:
     """Give 1 where the answer's code passes all tests of its row; the reason says what went wrong first.
 
-    The code is the last fenced block of the completion, or all of it where there is none. The tests, in `column`, are
+    The code is what `extract_code` finds. The tests, in `column`, are
     Python with asserts or functions `test_…` (one text or several), or cases `{"stdin", "stdout"}` of a program. Where
     the row has an `entry_point`, that is the name asked for, and a `check(candidate)` of the tests is called with it.
     Reasons begin with the class: `syntax`, `test_failed`, `timeout`, `memory` or `forbidden`.
@@ -47,7 +49,7 @@ def verify(
     """
     limits = Limits(timeout_s=program_timeout_s, memory_mb=program_memory_mb)
     method = _method(uncontained)
-    source = extract_code(completion)
+    source = extract_code(completion, row.get("entry_point"))
     tests = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(tests, list) or not tests:
         raise ValueError(f"{column} is {str(tests)[:80]!r}; expected Python, or a list of cases")
@@ -68,23 +70,37 @@ def _method(uncontained: bool) -> Method:
         raise
 
 
-def extract_code(text: str) -> str:
-    """Return the last fenced block that is Python or says nothing, without its fence; all of the text if it has none.
+def extract_code(text: str, name: str | None = None) -> str:
+    """Return the code of an answer as a reader of its Markdown sees it (CommonMark 0.31), without its fence.
 
-    A block that the end of the text cuts off counts as one.
+    It is the last fenced block that is labelled as Python; where no block is, the last without a label, and where the
+    text has no fence and is no Python itself, its last indented block. All of the text if it has no block. A block that
+    the end of the text cuts off counts as one.
+
+    Args:
+        name: the name that is asked for: blocks that define it are taken before those that do not, as the definition
+            is before an example of its use.
     """
-    blocks: list[list[str]] = []
-    label: str | None = None
-    for line in text.splitlines():
-        fence = _FENCE.match(line)
-        if fence and label is None:
-            label = fence["label"].lower()
-            blocks += [[]] if label in _PYTHON else []
-        elif fence and not fence["label"]:
-            label = None
-        elif label in _PYTHON and label is not None:
-            blocks[-1].append(line)
-    return "\n".join(blocks[-1]) + "\n" if blocks else text
+    blocks = fenced_blocks(text)
+    if blocks:
+        python = [block.text for block in blocks if _PYTHON.match(block.label)]
+        found = python or [block.text for block in blocks if not block.label]
+    else:
+        found = [] if _is_python(text) else indented_blocks(text)
+    if name:
+        defines = re.compile(
+            rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*[:=]", re.MULTILINE
+        )
+        found = [block for block in found if defines.search(block)] or found
+    return found[-1] if found else text
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _case(test: Any, column: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ try:
 except ImportError as error:
     raise ImportError("the verifier json_schema needs jsonschema: pip install 'posttrain[json-schema]'") from error
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(?P<body>.*?)\n\s*```\s*\Z", re.DOTALL)
+
+from reward.verifiers.fences import fenced_blocks
 
 
 def verify(
@@ -35,9 +35,10 @@ def verify(
     wanted = row[column] if schema is None else schema
     validator = jsonschema.validators.validator_for(wanted)
     validator.check_schema(wanted)
-    fenced = _FENCE.match(completion)
+    blocks = fenced_blocks(completion)
+    alone = len(blocks) == 1 and blocks[0].alone
     try:
-        value = json.loads(fenced["body"] if fenced else completion, parse_constant=_refuse)
+        value = json.loads(blocks[0].text if alone else completion, parse_constant=_refuse)
     except ValueError as error:
         return 0.0, f"not JSON: {error}"[:200]
     # An empty registry: by default a $ref to a web address is fetched.

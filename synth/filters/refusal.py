@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from posttrain.core.files import content_hash
+from posttrain.core.reasoning import without_thought
 from synth.errors import MalformedRow
 from synth.filters.partition import Dropped, Kept
 from synth.rows import Row, completion_text, copies
@@ -29,11 +30,12 @@ _QUOTED = re.compile(
 def refusal_verdict(text: str) -> Verdict:
     """Say whether an answer refuses, apologises while it answers, or neither.
 
-    Phrases of eight languages are looked for in the first 250 characters, outside quotes and code. A refusing phrase
+    Phrases of eight languages are looked for in the first 250 characters, outside thoughts, quotes
+    and code. A refusing phrase
     in a text of fewer than 80 words is a refusal; in a longer one, which goes on to answer, an apology. Phrase lists
     miss refusals without a set phrase: treat the verdict as a count to watch, and audit it.
     """
-    plain = " ".join(fold(_QUOTED.sub(" ", text)).replace("’", "'").split())
+    plain = " ".join(fold(_QUOTED.sub(" ", without_thought(text))).replace("’", "'").split())
     opening = plain[:_OPENING_CHARACTERS]
     refuses, apologises = _phrases()
     if refuses.search(opening):

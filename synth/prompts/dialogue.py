@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from posttrain.core.chat import encode_prompt, user_turn_prefix
+from posttrain.core.reasoning import without_thought
 from synth.engines.base import REFUSED, Engine, Request, Sample, SamplingParams, sample_seed
 from synth.engines.fitting import generate_fitting
 from synth.errors import SynthError
@@ -73,11 +74,15 @@ class DialogueSampler:
             going = [dialogue for dialogue in dialogues if dialogue.ended is None]
             role = "assistant" if turn % 2 else "user"
             for dialogue, sample in self._turns(going, turn):
-                reason = sample.text if sample.finish_reason == REFUSED else self._reader.fault(sample)
+                text = without_thought(sample.text).strip()
+                if sample.finish_reason == REFUSED:
+                    reason: str | None = sample.text
+                else:
+                    reason = self._reader.fault(sample) or (None if text else "empty")
                 if reason is not None:
                     dialogue.end(reason if role == "user" else f"answer_{reason}", sample.text)
                 else:
-                    dialogue.messages.append({"role": role, "content": sample.text.strip()})
+                    dialogue.messages.append({"role": role, "content": text})
 
     def seed_of(self, dialogue: Dialogue, turn: int) -> int:
         """Give the seed of one turn of a dialogue."""

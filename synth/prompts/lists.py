@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import textwrap
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-# "9. text", "9) text", "9: text", "9\. text", "### 9. text", "Task 9: text", "**9.** text", "**9. text**".
-_NUMBER = re.compile(
-    r"^(?P<indent>[ \t]*)(?:#{1,4}[ \t]+)?(?P<bold>\*\*|__)?(?:task[ \t]+)?(?P<number>\d{1,4})[ \t]?\\?[.):]"
-    r"(?P<closed>\*\*|__)?(?:[ \t]+(?P<text>.*)|$)",
-    re.IGNORECASE,
-)
-_BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*•+–][ \t]+(?P<text>.*)$")
+_MARKS = r"(?P<indent>[ \t]*)(?:#{1,4}[ \t]+)?(?P<bold>\*\*|__)?"
+_DIGITS = r"(?P<number>\d{1,4}|[一二三四五六七八九十]{1,3})"  # \d takes the digits of every script
+_POINT = r"(?:[ \t]?\\?[.):](?!\d)|[：、．）。])"  # not in "9.5 metres", "9:30 in the morning"
+_REST = r"(?P<closed>\*\*|__)?[ \t]*(?P<text>.*)$"
+# Ways of numbering; one list keeps to one.
+_STYLES = {
+    # "9. text", "9.text", "9) text", "9: text", "9\. text", "### 9. text", "**9.** text", "9、text", "9．text"
+    "point": re.compile(rf"^{_MARKS}{_DIGITS}{_POINT}{_REST}"),
+    # "(9) text", "[9] text", "（9）text", "【9】text"
+    "bracket": re.compile(rf"^{_MARKS}[(\[（【]{_DIGITS}[)\]）】][.:：]?{_REST}"),
+    # "①text", "❶ text"
+    "circle": re.compile(rf"^{_MARKS}(?P<number>[①-⑳❶-❿➀-➓])[.、]?{_REST}"),
+    # "Task 9: text", "Request 9. text", "问题9：text"
+    "name": re.compile(rf"^{_MARKS}(?P<name>[^\W\d_]{{1,20}})[ \t]*{_DIGITS}{_POINT}{_REST}"),
+    # "#9 text", "No. 9 text"
+    "hash": re.compile(rf"^{_MARKS}(?:#|№|[Nn]o\.)[ \t]?{_DIGITS}[.):]?(?=[ \t*_]){_REST}"),
+    # "9 - text", "9 – text"
+    "dash": re.compile(rf"^{_MARKS}{_DIGITS}(?P<closed>\*\*|__)?[ \t]+[-–—][ \t]+(?P<text>.*)$"),
+}
+_NEEDS_A_RUN = ("name", "hash", "dash")  # other lines may begin so; a list goes on with the next number
+_BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*•+–—・·●‣◦▪►][ \t]+(?P<text>.*)$")
+_FENCE = re.compile(r"^[ \t]*(?:[^\s`~]{1,6}[ \t]+)?(?:`{3,}|~{3,})")  # an item may begin with one
+_ENUMERATED = re.compile(r"[ \t]*(?:[(\[（]?\w{1,4}[.)\]）、:：]|<li>|\|)")
+_CHINESE = {digit: value for value, digit in enumerate("一二三四五六七八九十", start=1)}
+Matches = list[re.Match[str] | None]
 
 
 @dataclass
@@ -26,31 +48,101 @@ class _Level:
 def parse_items(reply: str, finish_reason: str = "stop") -> list[str]:
     """Split a reply into the items of its list.
 
-    Numbered ("9.", "9)", "**9.**", …) and bulleted lists are read; what stands before the first item is chatter and
-    left out. A list within an item stays part of it: one that is indented, that begins again at 1 after a colon, or
-    bullets under numbers. A reply without any list is one item.
+    Numbered lists ("9.", "9)", "(9)", "**9.**", "Task 9:", "9、", "九、", "①", "#9", …; digits of any script), bulleted
+    ones and JSON arrays of texts are read; what stands before the first item is chatter and left out. A list within an
+    item stays part of it: one that is indented, in a code fence, numbered in another way, that begins again at 1 after
+    a colon, or bullets under numbers. A reply without any list is one item.
 
     Args:
         finish_reason: "length" says that the reply was cut: its last item, which cannot be whole, is discarded.
     """
-    lines = reply.replace("\r\n", "\n").split("\n")
-    first = next((line for line in lines if _NUMBER.match(line) or _BULLET.match(line)), None)
-    if first is None:
-        items = [reply]
-    elif _NUMBER.match(first):
-        items = _numbered(lines)
-    else:
-        items = _bulleted(lines)
+    items = _json_items(reply)
+    if items is None:
+        lines = reply.replace("\r\n", "\n").split("\n")
+        fenced = _fenced(lines)
+        numbers, bullets = _numbering(lines, fenced), _matches(lines, fenced, _BULLET)
+        first = next((match for pair in zip(numbers, bullets, strict=True) for match in pair if match), None)
+        if first is None:
+            items = [reply]
+        elif first in numbers:
+            items = _numbered(lines, numbers)
+        else:
+            items = _bulleted(lines, bullets)
     if finish_reason == "length":
         items = items[:-1]
     return [item for item in map(_tidy, items) if item]
 
 
-def _numbered(lines: list[str]) -> list[str]:
+def is_unread_list(reply: str, several: bool) -> bool:
+    """Tell whether a reply in which `parse_items` finds no list is an enumeration all the same, or several lines.
+
+    It begins with two lines that a letter or another mark begins ("a)", "iv.", "<li>", "|"); or, where `several`
+    requests were asked for, nothing tells where one of its lines ends and the next begins.
+    """
+    lines = [line for line in reply.split("\n") if line.strip()]
+    return len(lines) > 1 and (several or all(_ENUMERATED.match(line) for line in lines[:2]))
+
+
+def _json_items(reply: str) -> list[str] | None:
+    text = re.sub(r"\A\s*```\w*\n(.*?)\n```\s*\Z", r"\1", reply, flags=re.DOTALL).strip()
+    if not text.startswith("["):
+        return None
+    try:
+        items = json.loads(text)
+    except ValueError:
+        return None
+    return items if items and all(isinstance(item, str) for item in items) else None
+
+
+def _fenced(lines: Sequence[str]) -> list[bool]:
+    """Say of every line whether it stands in a code fence; one that nothing closes is none."""
+    fenced = [False] * len(lines)
+    opened: int | None = None
+    for place, line in enumerate(lines):
+        if not _FENCE.match(line):
+            continue
+        if opened is None:
+            opened = place
+        else:
+            fenced[opened + 1 : place + 1] = [True] * (place - opened)
+            opened = None
+    return fenced
+
+
+def _matches(lines: Sequence[str], fenced: Sequence[bool], pattern: re.Pattern[str]) -> Matches:
+    return [None if inside else pattern.match(line) for line, inside in zip(lines, fenced, strict=True)]
+
+
+def _numbering(lines: Sequence[str], fenced: Sequence[bool]) -> Matches:
+    """Match the lines that are numbered as the list is: the first list whose numbers go on, else the first number."""
+    ways: list[tuple[bool, int, Matches]] = []
+    for style, pattern in _STYLES.items():
+        found = _matches(lines, fenced, pattern)
+        for name in dict.fromkeys(_name(match) for match in found if match):
+            named = [match if match and _name(match) == name else None for match in found]
+            numbers = [_number(match) for match in named if match]
+            goes_on = any(later - number in (0, 1) for number, later in itertools.pairwise(numbers))
+            if goes_on or style not in _NEEDS_A_RUN:
+                ways.append((not goes_on, next(place for place, match in enumerate(named) if match), named))
+    return min(ways, key=lambda way: way[:2])[2] if ways else [None] * len(lines)
+
+
+def _name(match: re.Match[str]) -> str:
+    return (match.groupdict().get("name") or "").casefold()
+
+
+def _number(match: re.Match[str]) -> int:
+    text = match["number"]
+    if text[0] in _CHINESE:  # 九, 十, 十一, 二十, 二十一
+        tens, ten, ones = text.rpartition("十")
+        return (_CHINESE.get(tens, 1) * 10 if ten else 0) + _CHINESE.get(ones, 0)
+    return int(text) if text.isdecimal() else int(unicodedata.numeric(text))
+
+
+def _numbered(lines: Sequence[str], matches: Matches) -> list[str]:
     items: list[list[str]] = []
     levels: list[_Level] = []
-    for line in lines:
-        match = _NUMBER.match(line)
+    for line, match in zip(lines, matches, strict=True):
         if match and _opens_item(match, levels, items[-1] if items else []):
             items.append([_text(match)])
         elif items:
@@ -60,7 +152,7 @@ def _numbered(lines: list[str]) -> list[str]:
 
 def _opens_item(match: re.Match[str], levels: list[_Level], item: list[str]) -> bool:
     """Say whether a numbered line is an item of the outer list, keeping count of the lists that are open."""
-    indent, number = len(match["indent"].expandtabs(4)), int(match["number"])
+    indent, number = len(match["indent"].expandtabs(4)), _number(match)
     if not levels:
         levels.append(_Level(indent, number))
         return True
@@ -71,7 +163,7 @@ def _opens_item(match: re.Match[str], levels: list[_Level], item: list[str]) -> 
         inner.last = number
         return False
     outer = levels[0]
-    begins_inner = number == 1 and any(line.strip() for line in item) and _last_text(item).endswith(":")
+    begins_inner = number == 1 and any(line.strip() for line in item) and _last_text(item).endswith((":", "："))
     if begins_inner or number < outer.last:
         del levels[1:]
         levels.append(_Level(indent, number))
@@ -87,18 +179,17 @@ def _last_text(item: list[str]) -> str:
 
 
 def _text(match: re.Match[str]) -> str:
-    text = match["text"] or ""
+    text = match["text"]
     if match["bold"] and not match["closed"]:
         # "**9. text** more": the mark that was opened before the number closes in the text.
         text = text.replace(match["bold"], "", 1)
     return text
 
 
-def _bulleted(lines: list[str]) -> list[str]:
-    indents = [len(match["indent"].expandtabs(4)) for match in map(_BULLET.match, lines) if match]
+def _bulleted(lines: Sequence[str], matches: Matches) -> list[str]:
+    indents = [len(match["indent"].expandtabs(4)) for match in matches if match]
     items: list[list[str]] = []
-    for line in lines:
-        match = _BULLET.match(line)
+    for line, match in zip(lines, matches, strict=True):
         if match and len(match["indent"].expandtabs(4)) <= min(indents) + 1:
             items.append([match["text"]])
         elif items:

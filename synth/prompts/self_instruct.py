@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.core.formats import prompt_id
+from posttrain.core.reasoning import without_thought
 from synth.engines.base import REFUSED, sample_seed
 from synth.errors import SynthError
-from synth.prompts.lists import parse_items
+from synth.prompts.lists import is_unread_list, parse_items
 from synth.prompts.rouge import NoveltyIndex
 from synth.prompts.scaffold import ScaffoldFinder
 from synth.prompts.template import fill
@@ -54,7 +55,8 @@ def self_instruct(
 
     Each request shows `num_demonstrations` requests: `num_machine` of them from the pool of what was written so far
     (fewer while it is small), the others from the seeds, drawn by (seed, request) and shuffled. Replies are split by
-    `parse_items`, so a template may ask for a list or for one request; a reply that was cut loses its last item. An
+    `parse_items`, so a template may ask for a list or for one request; thoughts are left out, a reply that was cut
+    loses its last item, and an enumeration that cannot be split is dropped whole (`unread_list`). An
     item is kept if it is new: no ROUGE-L above `max_rouge_l` to a seed, a known prompt or the pool.
 
     Differences from the paper: its list of words that text cannot serve (image, graph, …) is left to
@@ -184,6 +186,7 @@ class _Judge:
     ) -> None:
         self._scaffold = ScaffoldFinder(template, allowed=[one.text for one in shown])
         self._min_words, self._max_words = min_words, max_words
+        self.several = "{num_new}" in template
         self._novelty = NoveltyIndex(max_rouge_l)
         self._names: list[str] = []
         self._ids: set[str] = set()
@@ -220,9 +223,13 @@ def _read(text: str, finish_reason: str, request: int, round: int, judge: _Judge
     if finish_reason == REFUSED:
         yield _row("", request, round), f"{REFUSED}: {text}"
         return
+    text = without_thought(text).strip()
     items = parse_items(text, finish_reason)
     if not items:
-        yield _row(text.strip(), request, round), "truncated" if finish_reason == "length" else "empty"
+        yield _row(text, request, round), "truncated" if finish_reason == "length" else "empty"
+    elif items == [text] and is_unread_list(text, judge.several):
+        yield _row(text, request, round), "unread_list"
+        return
     for item in items:
         row = _row(item, request, round)
         yield row, judge.reason(item, row["prompt_id"])

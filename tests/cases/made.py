@@ -7,10 +7,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
+_TEXT = (
     "the quick brown fox jumps over the lazy dog . name a river . the elbe ends in the north sea . red green blue cat "
     "bird fish tree house list sort add larger first last word"
-).split()
+)
+WORDS = _TEXT.split()
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -34,7 +34,7 @@ def job(tmp_path, tiny_reward_model_dir):
 def test_the_summary_tells_the_noise(job):
     summary = score_with_workers(replace(job, dtype="bfloat16"))
     noise = summary["noise"]
-    assert noise["rows"] == 16 and 0 < noise["max_difference"] < 0.1
+    assert noise["rows"] == 16 and 0 <= noise["max_difference"] < 0.1  # of bfloat16, which may round alike
     assert 0 <= summary["undecided_prompts"] <= 12 and summary["padded_because"] is None
     assert json.loads((Path(job.out) / "summary.json").read_text()) == summary
 

@@ -133,7 +133,12 @@ def test_a_model_without_key_value_cache_is_refused(tiny_tokenizer, tmp_path):
         TransformersEngine(folder)
 
 
-@pytest.mark.parametrize("sampling", [params(), params(temperature=0.7, top_p=0.9), params(top_k=5)], ids=str)
+OTHER_DRAWS = [params(temperature=0.7, top_p=0.9), params(top_k=5)]
+
+
+@pytest.mark.parametrize(
+    "sampling", [params(), *(pytest.param(drawn, marks=pytest.mark.slow) for drawn in OTHER_DRAWS)], ids=str
+)
 def test_a_sample_does_not_depend_on_its_batch(tiny_model_dir, sampling):
     requests = make_requests(num_prompts=14, num_samples=5)
     reference = collect(TransformersEngine(tiny_model_dir), requests, sampling)

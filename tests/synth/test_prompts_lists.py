@@ -1,4 +1,4 @@
-from synth.prompts.lists import parse_items
+from synth.prompts.lists import is_unread_list, parse_items
 
 
 def test_numbering_styles():
@@ -57,3 +57,35 @@ def test_a_cut_reply_loses_its_last_item():
 def test_empty_replies_and_items():
     assert parse_items("") == []
     assert parse_items("9. \n10. two\n11.") == ["two"]
+
+
+def test_numbers_of_other_languages_and_styles():
+    """langchain-ai/langchain#9837, yann0917/dedao-dl#174: a list is a list however it is numbered."""
+    replies = (
+        "9、one\n10、two", "9.one\n10.two", "９．one\n１０．two", "9）one\n10）two", "（9）one\n（10）two",
+        "(9) one\n(10) two",
+        "[9] one\n[10] two", "٩. one\n١٠. two", "९. one\n१०. two", "九、one\n十、two", "①one\n② two", "#9 one\n#10 two",
+        "No. 9 one\nNo. 10 two",
+        "9 - one\n10 – two", "Request 9: one\nRequest 10: two", "问题9：one\n问题10：two",
+        "**Prompt 9:** one\n**Prompt 10:** two", "· one\n· two", '["one", "two"]', '```json\n["one", "two"]\n```',
+        "Version 2: these\n1. one\n2. two",
+    )  # fmt: skip
+    assert {reply: parse_items(reply) for reply in replies if parse_items(reply) != ["one", "two"]} == {}
+
+
+def test_lines_of_code_and_of_another_numbering_stay_in_their_item():
+    for item in ("Fix it:\n```\n1. red\n2. blue\n```", "Which is red?\n(1) blood\n(2) snow", "Add them:\n5 - 3\n6 - 4",
+                 "Sort:\n3.5\n4.25", "Read the clock:\n10:30\n11:45"):  # fmt: skip
+        assert parse_items(f"1. {item}\n2. Next") == [item, "Next"], item
+    assert parse_items("1. ```\n1. red\n2. blue\n```\n2. Next") == ["```\n1. red\n2. blue\n```", "Next"]
+    for single in ("5 - 3 = ?", "#1 in the charts is what?", "Version 2: what is new?"):
+        assert parse_items(single) == [single]
+
+
+def test_an_enumeration_that_cannot_be_split_is_known():
+    assert is_unread_list("a) Name a river.\nb) Name a lake.", several=False)
+    assert is_unread_list("<li>Name a river.</li>\n<li>Name a lake.</li>", several=False)
+    assert not is_unread_list("Which is red?\na) blood\nb) snow", several=False)
+    assert not is_unread_list("Fix this:\n\ndef f():\n    return 1", several=False)
+    assert is_unread_list("Name a river.\nName a lake.", several=True)
+    assert not is_unread_list("Name a river.", several=True)

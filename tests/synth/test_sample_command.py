@@ -161,6 +161,7 @@ PEAK = """
 """
 
 
+@pytest.mark.slow
 def test_memory_hardly_grows_with_the_prompts(tmp_path):
     """Held as rows, 19,000 more prompts and their progress took 35 MB more."""
     peaks = []

@@ -67,6 +67,7 @@ def test_the_student_comes_closer_to_its_teacher(method, top_k, tiny_model_dir, 
     config = DistillConfig(**{**COMMON, "learning_rate": 1e-2, "max_steps": 30}, method=method, top_k=top_k)
     train_distill(tiny_model_dir, teacher_dir, rows, tmp_path, config, seed=0)
     before = kl_by_hand(tiny_model_dir, teacher_dir, rows)
+    # 0.07 to 0.26 of it were left in four seeds of weights and rows, computed with three sets of instructions.
     assert kl_by_hand(tmp_path, teacher_dir, rows) < 0.8 * before
 
 

@@ -91,7 +91,7 @@ def test_collapse_of_chosen_answers_is_refused():
 
 
 def test_collapse_stops_a_real_run(tiny_model_dir, tmp_path):
-    config = DPOConfig(learning_rate=0.03, max_steps=60, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.5)
+    config = DPOConfig(learning_rate=0.03, max_steps=60, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.2)
     with pytest.raises(TrainError, match="the policy is collapsing"):
         train_dpo(tiny_model_dir, preference_rows(8), tmp_path, config, seed=0)
 
@@ -125,7 +125,8 @@ def test_the_nll_term_keeps_chosen_answers_likely(tiny_model_dir, tmp_path, metr
         )
         train_dpo(tiny_model_dir, copy_rows(8), tmp_path / str(weight), config, seed=0)
         last[weight] = metrics_of(tmp_path / str(weight))[-1]["logps_per_token/chosen"]
-    assert last[1.0] > last[0.0]
+    # Apart by 0.88 to 1.25 nats in four seeds of weights and rows, in each computed with three sets of instructions.
+    assert last[1.0] > last[0.0] + 0.4
 
 
 def test_fewer_steps_than_asked_is_an_error(tiny_model_dir, tmp_path, monkeypatch):

@@ -46,6 +46,8 @@ def cut_off_layer(weights):
     weights["model.layers.1.self_attn.o_proj.weight"].zero_()
 
 
+# Two of these come from training: in three seeds of weights and rows the drop is found at step 5 of 20, and the fifth
+# step without anything to learn is 10 or 11.
 PROVOKED = {
     "zero_gradient": (no_gradient, train_sft, SFTConfig(**SMALL), completion_rows(8), "gradient norm is 0 in step 1"),
     "still_adapter": (
@@ -58,8 +60,8 @@ PROVOKED = {
     ),
     "chosen_drop": (
         None, train_dpo,
-        DPOConfig(learning_rate=0.03, max_steps=20, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.5),
-        preference_rows(8), r"lost \d+\.\d\d nats per token at step \d+, more than max_chosen_drop 0\.5",
+        DPOConfig(learning_rate=0.03, max_steps=20, global_batch_size=8, nll_weight=0.0, max_chosen_drop=0.2),
+        preference_rows(8), r"lost \d+\.\d\d nats per token at step \d+, more than max_chosen_drop 0\.2",
     ),
     "saturated": (
         None, train_dpo,
@@ -111,11 +113,12 @@ def test_a_weight_that_becomes_nan_stops_the_run(allow, tiny_model_dir, tmp_path
 
 
 def test_skip_nan_leaves_out_the_step_and_counts_it(tiny_model_dir, tmp_path, monkeypatch, metrics_of, caplog):
-    seen = {}
+    seen, losses = {}, {}
     whole, end = SFTTrainer.batch_loss, SFTTrainer.before_optimizer_step
 
     def poison(trainer, model, batch, counts):
         loss = whole(trainer, model, batch, counts)
+        losses[trainer.state.global_step + 1] = loss.item()
         return loss * math.nan if trainer.state.global_step == 2 else loss
 
     def note(trainer, step):
@@ -133,4 +136,4 @@ def test_skip_nan_leaves_out_the_step_and_counts_it(tiny_model_dir, tmp_path, mo
     assert (first["step"], third["step"], third["skipped_steps"]) == (1, 3, 1.0)
     assert "skipped_steps" not in first
     # The loss of steps 2 and 3 is that of step 2 alone, the good one.
-    assert math.isfinite(third["loss"]) and third["loss"] < first["loss"]
+    assert third["loss"] == pytest.approx(losses[2], rel=1e-6) and losses[2] != losses[3]
