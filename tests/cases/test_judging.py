@@ -15,11 +15,11 @@ from posttrain.steps.verifying import read_scored, score_counts
 from reward.errors import RewardError
 from reward.judges.pairwise import PairwiseJudge
 from reward.verifiers.record import differences
-from synth.engines.base import EngineError, Request, RequestsRefused
+from synth.engines.base import REFUSED, Request, refused_sample
 from synth.engines.fitting import generate_fitting
 from synth.engines.scripted import ScriptedEngine
 from synth.prompts.dialogue import Dialogue, DialogueSampler
-from synth.prompts.self_instruct import REFUSED, self_instruct
+from synth.prompts.self_instruct import self_instruct
 from synth.prompts.turns import read_turns
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
@@ -82,14 +82,14 @@ def test_refusals_of_the_engine_and_of_the_context_are_told_together(tokenizer):
     class Refusing(ScriptedEngine):
         def generate(self, requests, params):
             yield from super().generate(requests[1:], params)
-            raise RequestsRefused({requests[0].key: "moderated"})
+            yield refused_sample(requests[0], 0, "moderated")
 
     params = params_of({**GREEDY, "max_completion_tokens": 8}, tokenizer, None)
     requests = [Request(key, (1,) * length, (), (0,), (0,)) for key, length in (("a", 5), ("b", 5), ("c", 500))]
-    samples = []
-    with pytest.raises(EngineError) as refused:
-        samples.extend(generate_fitting(Refusing(yes_a, context_tokens=64), requests, params))
-    assert refused.value.reasons == {"a": "moderated", "c": "too long: 500 tokens, the limit is 56"}
+    samples = list(generate_fitting(Refusing(yes_a, context_tokens=64), requests, params))
+    refused = {sample.key: sample.text for sample in samples if sample.finish_reason == REFUSED}
+    assert refused == {"a": "moderated", "c": "too long: 500 tokens, the limit is 56"}
+    samples = [sample for sample in samples if sample.key not in refused]
 
 
 def test_a_question_that_does_not_fit_is_an_unreadable_verdict(tmp_path, run_command):
