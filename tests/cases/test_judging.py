@@ -63,7 +63,7 @@ def test_no_caller_of_an_engine_sends_what_the_context_cannot_hold(tokenizer):
     sampler = DialogueSampler(engine, read_turns(tokenizer), params, params, 0, "magpie", None)
     sampler._answer_params = params
     (answered,) = sampler._turns([dialogue], 1)
-    assert isinstance(answered[1], str) and answered[1].startswith("too long")
+    assert answered[1].finish_reason == REFUSED and answered[1].text.startswith("too long")
 
     seeds = [{"prompt": f"say {word}"} for word in ("red", "green", LONG)]
     generate = text_generator(engine, tokenizer, params)
