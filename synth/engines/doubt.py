@@ -12,34 +12,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from synth.engines.base import EngineError, Request
+from synth.engines.faults import Fault
 
 # So many in a row without an answer in between, and the server is asked something simple.
 HOPELESS = 8
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Say why there is no answer.
-
-    Attributes:
-        reason: the server's words, or what happened.
-        hint: the address and what to do, should the server answer nothing at all.
-        may_pass: whether asking again may help.
-        tries: how often at most, where fewer than usual are enough.
-        is_of_prompt: the server says that it is the prompt; elsewhere that has to show.
-        is_busy: the server has too much to do.
-        is_connection: there was no reply at all.
-        wait_s: pause that the server asks for, in seconds.
-    """
-
-    reason: str
-    hint: str
-    may_pass: bool = True
-    tries: int | None = None
-    is_of_prompt: bool = False
-    is_busy: bool = False
-    is_connection: bool = False
-    wait_s: float = 0.0
+# An answer that is under way may settle it within this time, in seconds.
+PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +69,8 @@ class Doubt:
         self._held.append(_Held(request, place, fault))
         if len(self._held) >= HOPELESS:
             async with self._lock:
+                if len(self._held) >= HOPELESS:
+                    await asyncio.sleep(PATIENCE_S)
                 if len(self._held) >= HOPELESS:
                     await self._prove(len(self._held), self._held[-1].fault)
 

@@ -8,10 +8,8 @@ import os
 import queue
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -21,20 +19,11 @@ import openai
 from synth.engines.base import EngineError, ProbeReport, Request, Sample, SamplingParams, refused_sample
 from synth.engines.chat_api import NEUTRAL, Dialect, dialect_of, request_body
 from synth.engines.chat_reply import BadReply, Refused, read_reply
-from synth.engines.connection import cause_of, open_async_client, open_client, proxy_of, read_key, words_of
-from synth.engines.doubt import Doubt, Fault
+from synth.engines.connection import open_async_client, open_client, read_key
+from synth.engines.doubt import Doubt
+from synth.engines.faults import TRIES_OF_A_REPLY, Fault, FaultReader
 
-# Statuses that say "not this prompt"; other prompts may well be answered.
-_REFUSALS = {400, 413, 422, 451}
-# Statuses of a server that has too much to do: they may be gone the next time, and are no prompt's fault.
-_BUSY = {408, 409, 425, 429, 503, 529}
-# Nobody waits longer than this for one retry, whatever Retry-After says.
-LONGEST_WAIT_S = 600.0
 LONGEST_BACKOFF_S = 30.0
-# Fewer tries where more would hardly help, each of them with its pause before it.
-TRIES_OF_A_REPLY = 4
-TRIES_OF_A_TIMEOUT = 3
-TRIES_OF_A_DEAD_PORT = 4
 # The prompt that a server is asked when it is in doubt whether it answers any.
 _SIMPLE = Request("simple", (), ({"role": "user", "content": "Say hello."},), (0,), (0,))
 
@@ -138,6 +127,7 @@ class _Run:
         self._again: list[tuple[Request, int]] = []
         self._refused: dict[str, str] = {}
         self._doubt = Doubt(self._ask_something_simple, self._refuse)
+        self._faults = FaultReader(engine.base_url, key, engine.api_key_env, engine.timeout_s, engine.dialect)
         self._good: Request | None = None
         self._loop = asyncio.new_event_loop()
         self._key = key
@@ -204,7 +194,7 @@ class _Run:
                 async with asyncio.timeout(self._engine.timeout_s):
                     sample = await self._ask(request, place, has_neutral)
             except (openai.OpenAIError, TimeoutError, BadReply, Refused, ValueError) as error:
-                fault = self._fault_of(error)
+                fault = self._faults.read(error, self._doubt.has_answered)
                 if not fault.may_pass and has_neutral and self._leave_neutral_out(fault):
                     fault = None
                     continue
@@ -221,8 +211,9 @@ class _Run:
         """Say how often a request is asked for that ran into this fault."""
         if fault is None or fault.tries is None:
             return self._engine.max_retries + 1
-        is_dead = fault.tries == TRIES_OF_A_DEAD_PORT and fault.is_connection
-        return self._engine.max_retries + 1 if is_dead and self._doubt.has_answered else fault.tries
+        # A server that answered before may be starting again.
+        is_back_soon = fault.is_connection and self._doubt.has_answered
+        return self._engine.max_retries + 1 if is_back_soon else fault.tries
 
     async def _ask(self, request: Request, place: int, has_neutral: bool) -> Sample:
         body = request_body(self._params, request.seeds[place], self._engine.dialect, has_neutral)
@@ -234,59 +225,22 @@ class _Run:
 
     async def _ask_something_simple(self) -> Fault | None:
         """Ask what was answered before, else something simple; return why there is no answer to that either."""
-        try:
-            async with asyncio.timeout(self._engine.timeout_s):
-                await self._ask(self._good or _SIMPLE, 0, self._engine.sends_neutral)
-        except Refused:
-            return None
-        except (openai.OpenAIError, TimeoutError, BadReply, ValueError) as error:
-            return self._fault_of(error)
-        return None
-
-    def _fault_of(self, error: Exception) -> Fault:
-        """Say what an error means: whether it may pass, how often to try, and what to do where nothing is answered."""
-        at, down = f" - {self._engine.base_url} - ", "is the server up? what arrived is kept; run the same again"
-        if isinstance(error, openai.APIStatusError):
-            return self._fault_of_status(error, at)
-        if isinstance(error, Refused):
-            return Fault(str(error), f"{at}what arrived is kept", may_pass=False, is_of_prompt=True)
-        if isinstance(error, BadReply):
-            return Fault(str(error), f"{at}what arrived is kept", error.may_pass, TRIES_OF_A_REPLY)
-        if isinstance(error, openai.APITimeoutError | TimeoutError):
-            return Fault(f"no reply came within {self._engine.timeout_s:g} s", at + down, tries=TRIES_OF_A_TIMEOUT)
-        if isinstance(error, openai.APIConnectionError):
-            reason = f"the connection{proxy_of(self._engine.base_url)} failed ({cause_of(error)})"
-            return Fault(reason, at + down, tries=TRIES_OF_A_DEAD_PORT, is_connection=True)
-        return Fault(f"the reply is not whole ({cause_of(error)})", at + down, tries=TRIES_OF_A_REPLY)
-
-    def _fault_of_status(self, error: openai.APIStatusError, at: str) -> Fault:
-        """Say what a status means.
-
-        Raises:
-            EngineError: nothing was answered yet, and nothing will be: a wrong key, address or name.
-        """
-        status = error.status_code
-        said = f"status {status}: {self._scrub(words_of(error.body))}"
-        if error.response.history:
-            said = f"status {status} behind a redirect to {error.response.url}: {self._scrub(words_of(error.body))}"
-        down = "is the server up? what arrived is kept; run the same again"
-        if status in _BUSY or status >= 500:
-            if "insufficient_quota" in said or getattr(error, "code", None) == "insufficient_quota":
-                raise EngineError(f"the server answered with {said}{at}the account has no credit left; run again later")
-            wait = _retry_after(error.response.headers)
-            return Fault(said, at + down, is_busy=status in _BUSY, wait_s=wait)
-        if status in _REFUSALS:
-            hint = (
-                f"{at}does the server not know a parameter? dialect is {self._engine.dialect!r}; name another "
-                "(--dialect; dialect of an endpoint in a recipe)"
-            )
-            return Fault(f"the server refused the prompt, {said}", hint, may_pass=False, is_of_prompt=True)
-        hint = "check the address and the model's name"
-        if status in (401, 403):
-            hint = f"check the key in the environment variable {self._engine.api_key_env}"
-        if status != 403 and not self._doubt.has_answered:
-            raise EngineError(f"the server answered with {said}{at}{hint}")
-        return Fault(f"the server refused the prompt, {said}", f"{at}{hint}", may_pass=False)
+        fault = None
+        for attempt in range(min(self._engine.max_retries + 1, TRIES_OF_A_REPLY)):
+            if fault is not None:
+                await asyncio.sleep(max(fault.wait_s, self._backoff(attempt - 1)))
+            try:
+                async with asyncio.timeout(self._engine.timeout_s):
+                    await self._ask(self._good or _SIMPLE, 0, self._engine.sends_neutral)
+            except Refused:
+                return None
+            except (openai.OpenAIError, TimeoutError, BadReply, ValueError) as error:
+                fault = self._faults.read(error, self._doubt.has_answered)
+                if not fault.may_pass:
+                    return fault
+            else:
+                return None
+        return fault
 
     def _leave_neutral_out(self, fault: Fault) -> bool:
         """Stop sending values that change nothing where the server refuses their names; return whether it did."""
@@ -296,24 +250,7 @@ class _Run:
         self._engine.sends_neutral = False
         return True
 
-    def _scrub(self, text: str) -> str:
-        # Servers like to quote the key they were given.
-        return text.replace(self._key, "***") if self._key else text
-
     def _backoff(self, attempt: int) -> float:
         # The spread keeps requests that failed together from coming back together.
         pause = min(self._engine.first_backoff_s * 2 ** max(attempt, 0), LONGEST_BACKOFF_S)
         return pause * random.uniform(0.5, 1.0)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Read how long the server wants to be left alone, in seconds; 0 where it does not say."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(max(seconds, 0.0), LONGEST_WAIT_S)

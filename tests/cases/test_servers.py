@@ -22,6 +22,7 @@ CUT, WHOLE = "length", "stop"
 @pytest.fixture(autouse=True)
 def quick_and_keyless(monkeypatch):
     monkeypatch.setattr("synth.engines.openai.LONGEST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("synth.engines.doubt.PATIENCE_S", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 

@@ -173,7 +173,7 @@ def test_a_prompt_that_is_refused_for_good_spoils_no_other(tmp_path):
 def test_a_server_that_refuses_all_is_an_error_not_a_file_of_rejects():
     with (
         FaultyServer(lambda number, body: "400") as server,
-        pytest.raises(EngineError, match="none of the first 8 prompts was answered.*dialect is 'extended'"),
+        pytest.raises(EngineError, match=r"none of the first \d+ prompts was answered.*dialect is 'extended'"),
     ):
         collect(make_engine(server), make_requests(20, 1))
     assert len(server.bodies) < 20
@@ -212,7 +212,7 @@ def test_a_server_that_is_down_ends_soon():
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     engine = OpenAIEngine(url, "tiny", concurrency=4, max_retries=1, first_backoff_s=0.01)
-    with pytest.raises(EngineError, match="8 samples in a row could not be got.*is the server up"):
+    with pytest.raises(EngineError, match=r"\d+ samples in a row could not be got.*is the server up"):
         collect(engine, make_requests(1000, 1))
 
 
