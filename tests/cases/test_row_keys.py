@@ -21,8 +21,8 @@ from tests.cases.made import CHATML, assistant, byte_bpe, llama, read_rows, user
 
 TOOLS = [{"type": "function", "function": {"name": "find", "description": "look up", "parameters": {"type": "object"}}}]
 PRINTS_TOOLS = (
-    "{% if tools %}<|im_start|>system\nTOOLS {% for t in tools %}{{ t.function.name }} {% endfor %}<|im_end|>\n{% endif %}"
-    + CHATML
+    "{% if tools %}<|im_start|>system\nTOOLS {% for t in tools %}{{ t.function.name }} {% endfor %}<|im_end|>\n"
+    "{% endif %}" + CHATML
 )
 WITH_THOUGHTS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content is string %}<think>\n"
@@ -41,7 +41,7 @@ def sft(row: dict[str, Any], tokenizer) -> tuple[str, str]:
 
 
 def test_a_message_that_is_not_to_be_learned_is_context():
-    """OpenAI's and Mistral's `weight`, axolotl's `train` and others (axolotl-ai-cloud/axolotl#1703, THUDM/slime#377)."""
+    """OpenAI's and Mistral's `weight`, axolotl's `train` (axolotl-ai-cloud/axolotl#1703, THUDM/slime#377)."""
     tokenizer = byte_bpe()
     off = [("weight", 0), ("weight", 0.0), ("train", False), ("training", False), ("trainable", False), ("loss", False)]
     for key, value in [*off, ("loss_mask", 0), ("learn", False)]:
@@ -155,7 +155,7 @@ def test_tools_are_printed_for_every_kind_of_row():
 
 def test_sampling_prints_tools_or_rejects_the_prompt(tmp_path, run_command):
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "name", "id": "a", "tools": TOOLS}, {"prompt": "b"}])
-    settings = "--num-completions 1 --temperature 0 --seed 0 --max-completion-tokens 4".split()
+    settings = ["--num-completions", "1", "--temperature", "0", "--seed", "0", "--max-completion-tokens", "4"]
     for name, template, num in (("prints", PRINTS_TOOLS, 2), ("leaves_out", CHATML, 1)):
         model = llama(tmp_path / name, byte_bpe(template=template))
         out = tmp_path / f"{name}_out"
@@ -184,7 +184,7 @@ def test_of_named_templates_rows_with_tools_take_the_one_for_tools(tmp_path):
 
 
 def test_thoughts_are_learned_as_the_template_prints_them_or_refused():
-    """`reasoning_content` as vLLM and DeepSeek return it; dropped, it teaches not to think (jingyaogong/minimind#737)."""
+    """`reasoning_content` as vLLM and DeepSeek return it; else one learns not to think (jingyaogong/minimind#737)."""
     tokenizer = byte_bpe(template=WITH_THOUGHTS)
     said = "<think>\nthe lazy river\n</think>\n\nthe elbe<|im_end|>"
     for key in ("reasoning_content", "reasoning", "thinking"):

@@ -64,10 +64,19 @@ def test_ids_without_an_embedding_name_the_token(tmp_path, run_command):
     wanted = re.compile(rf"row \d: token 'zebra' has id {num}, but the model has embeddings for {num} ids")
     assert {kind: text for kind, text in said.items() if not wanted.search(text)} == {}
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a zebra"}, {"prompt": "a river"}])
-    settings = "--num-completions 1 --temperature 0 --seed 0 --max-completion-tokens 4".split()
+    settings = ["--num-completions", "1", "--temperature", "0", "--seed", "0", "--max-completion-tokens", "4"]
     ran = run_command("sample", "--model", model, "--prompts", prompts, *settings, "--out", tmp_path / "samples")
     assert ran.code == 0 and "'zebra'" in read_rows(tmp_path / "samples" / "rejects.jsonl")[0]["reason"]
     rows = write_rows(tmp_path / "c.jsonl", [SHORT, bad])
     ran = run_command("score", "--reward-model", reward, "--completions", rows, "--out", tmp_path / "scores")
     assert ran.code == 0, ran.said
     assert any("'zebra'" in row["reason"] for row in read_rows(tmp_path / "scores" / "rejects.jsonl"))
+
+
+def test_a_teacher_with_fewer_positions_is_refused_before_weights_load(tmp_path, run_command):
+    student = llama(tmp_path / "student", byte_bpe())
+    teacher = llama(tmp_path / "teacher", byte_bpe(), max_position_embeddings=64)
+    data = write_rows(tmp_path / "rows.jsonl", [SHORT, {"prompt": user("b"), "completion": assistant("dog " * 100)}])
+    options = ("--teacher", teacher, "--out", tmp_path / "out", "max_steps=1", "method=forward_kl")
+    ran = run_command("train", "distill", "--model", student, "--data", data, *options)
+    assert ran.code == 1 and re.search(r"teacher.*\n.*row 2: \d{3} tokens, but the model has 64 positions", ran.said), ran

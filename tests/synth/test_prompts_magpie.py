@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.core.chat import end_of_turn_id, stop_ids
+from posttrain.core.chat import end_of_turn_id
 from posttrain.core.formats import check_rows, prompt_id
 from synth.engines.base import Sample, SamplingParams, sample_seed
 from synth.engines.scripted import ScriptedEngine
