@@ -202,6 +202,9 @@ def test_thoughts_are_learned_as_the_template_prints_them_or_refused():
     check_rows([pair], "preference", "rows")  # the same answer after another thought is another answer
     pairs, _ = tokenize_pairs([pair], tokenizer, config, False)
     assert "<think>\nc\n</think>" in tokenizer.decode(pairs["chosen_ids"][0])
+    twice = assistant("<think>\nc\n</think>\n\nb", reasoning_content="c")
+    with pytest.raises(DataError, match="keep one"):
+        sft({"prompt": user("name"), "completion": twice}, tokenizer)
     with pytest.raises(DataError, match="does not print thoughts"):
         sft({"prompt": user("name"), "completion": assistant("b", reasoning_content="c")}, byte_bpe())
     for change in ({"thinking": ["x"]}, {"thinking": "x", "reasoning": "y"}, {"reasoning_details": [{"text": "x"}]}):
