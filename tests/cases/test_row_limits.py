@@ -79,4 +79,5 @@ def test_a_teacher_with_fewer_positions_is_refused_before_weights_load(tmp_path,
     data = write_rows(tmp_path / "rows.jsonl", [SHORT, {"prompt": user("b"), "completion": assistant("dog " * 100)}])
     options = ("--teacher", teacher, "--out", tmp_path / "out", "max_steps=1", "method=forward_kl")
     ran = run_command("train", "distill", "--model", student, "--data", data, *options)
-    assert ran.code == 1 and re.search(r"teacher.*\n.*row 2: \d{3} tokens, but the model has 64 positions", ran.said), ran
+    wanted = r"teacher.*\n.*row 2: \d{3} tokens, but the model has 64 positions"
+    assert ran.code == 1 and re.search(wanted, ran.said), ran
