@@ -239,6 +239,8 @@ def print_message(tokenizer: PreTrainedTokenizerBase, message: Message, tools: A
     """
     shape = turn_shape(tokenizer, tools)
     thought = thought_of(message)
+    if thought:
+        _refuse_channels(tokenizer, shape)
     if thought and shape.thought_key is None:
         return _print_thought(tokenizer, message, thought, tools)
     question = {"role": "user", "content": "x"}
@@ -249,6 +251,9 @@ def print_message(tokenizer: PreTrainedTokenizerBase, message: Message, tools: A
         raise DataError("the chat template does not print tool calls; drop the row, or use a template that does")
     if thought.strip() not in printed or str(message.get("content") or "").strip() not in printed:
         raise DataError("the chat template does not print this answer's thought and words; write both into 'content'")
+    opener = printed.partition(thought.strip())[0].strip() if thought else ""
+    if opener and str(message.get("content") or "").lstrip().startswith(opener):
+        raise DataError(f"the answer opens its thought in 'content' ({opener!r}) and holds one beside it; keep one")
     words, end, _ = printed.partition(shape.end)
     words = words if end else words.rstrip()
     ends_itself = not end and any(words.endswith(token) for token in control_tokens(tokenizer).edges)
@@ -275,12 +280,16 @@ def print_words(tokenizer: PreTrainedTokenizerBase, words: str, tools: Any = Non
             The model would have to write them, and a message's text cannot hold them.
     """
     shape = turn_shape(tokenizer, tools)
+    _refuse_channels(tokenizer, shape)
+    return shape.dress(words)
+
+
+def _refuse_channels(tokenizer: PreTrainedTokenizerBase, shape: TurnShape) -> None:
     if not shape.marks.issuperset(control_tokens(tokenizer).pattern.findall(shape.preamble)):
         raise DataError(
             f"the chat template opens an answer with {shape.preamble!r} behind its generation prompt, control tokens "
             "that the model itself would have to write; such templates are not supported, use one that opens with text"
         )
-    return shape.dress(words)
 
 
 def refuse_unprinted_tools(

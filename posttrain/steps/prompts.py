@@ -162,7 +162,7 @@ def own_names(rows: Iterable[Row], taken: set[str]) -> list[Row]:
     named: list[Row] = []
     for row in rows:
         first = row["prompt_id"]
-        name = first if first not in used else prompt_id(row["prompt"])
+        name = first if first not in used else prompt_id(row["prompt"], row.get("tools"))
         used.add(name)
         kept = {key: value for key, value in row.items() if key != "demonstrations"}
         named.append({**kept, "prompt_id": name} | ({} if name == first else {"renamed_from": first}))

@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 import trl
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config import DistillConfig, Execution
 from posttrain.core.chat import load_tokenizer
-from posttrain.core.errors import ModelError
+from posttrain.core.errors import DataError, Faults, ModelError
 from posttrain.core.models import check_model_dir, load_causal_lm, model_hash
 from posttrain.core.templates import print_alike
+from posttrain.core.tokenizers import refuse_too_long, refuse_unknown_ids
 from posttrain.train.errors import TrainError
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import Forward, prepare_forward
@@ -82,8 +84,11 @@ def train_distill(
         raise TrainError(f"method {config.method} needs a teacher: give --teacher DIR, or use method=sequence.")
     if teacher_dir is not None:
         check_model_dir(teacher_dir)
-        check_vocabularies(tokenizer, load_tokenizer(teacher_dir), job.model_dir, teacher_dir)
+        teacher_tokenizer = load_tokenizer(teacher_dir)
+        check_vocabularies(tokenizer, teacher_tokenizer, job.model_dir, teacher_dir)
     dataset, intake = tokenized(lambda: tokenize_rows(rows, tokenizer, config))
+    if teacher_dir is not None:
+        check_teacher_reads(dataset, teacher_tokenizer)
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("distill", model_dir, teacher_dir, rows, out_dir, config, seed, execution, progress, tokens)
@@ -141,6 +146,21 @@ def check_vocabularies(
         f"differ, {shown} among them. Token distributions cannot be compared; use method: sequence, which learns from "
         "the teacher's text."
     )
+
+
+def check_teacher_reads(dataset: Dataset, teacher: PreTrainedTokenizerBase) -> None:
+    """Refuse rows that the teacher has no embeddings or no positions for, before weights are loaded.
+
+    Raises:
+        DataError: names the tokenised rows, counted from 1, and both numbers.
+    """
+    faults = Faults("training rows, read by the teacher")
+    for number, ids in enumerate(dataset["input_ids"], start=1):
+        try:
+            refuse_too_long(teacher, refuse_unknown_ids(teacher, ids))
+        except DataError as error:
+            faults.add(f"row {number}: {error}")
+    faults.raise_if_any(DataError)
 
 
 class DistillTrainer(SFTTrainer):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from posttrain.core.likeness import task_form
+from posttrain.core.tools import plain_tools
 from synth.dedup.order import Key, best_first
 from synth.errors import MalformedRow
 from synth.filters.partition import Dropped, Kept
@@ -14,8 +16,10 @@ from synth.rows import Row, completion_text, copies, prompt_messages, row_messag
 
 
 def conversation_key(row: Mapping[str, Any]) -> str:
-    """Make one text of a row's whole prompt, system message included, so that equal conversations have equal keys."""
-    return "\x1e".join(f"{message['role']}\x1f{task_form(str(message['content']))}" for message in _parts(row))
+    """Make one text of a row's whole prompt, system message and tools included: equal conversations have equal keys."""
+    said = "\x1e".join(f"{message['role']}\x1f{task_form(str(message['content']))}" for message in _parts(row))
+    tools = plain_tools(row.get("tools"))
+    return said if tools is None else f"{said}\x1e{json.dumps(tools, sort_keys=True)}"
 
 
 def sample_key(row: Mapping[str, Any]) -> str:

@@ -21,8 +21,8 @@ from tests.cases.made import CHATML, assistant, byte_bpe, llama, read_rows, user
 
 TOOLS = [{"type": "function", "function": {"name": "find", "description": "look up", "parameters": {"type": "object"}}}]
 PRINTS_TOOLS = (
-    "{% if tools %}<|im_start|>system\nTOOLS {% for t in tools %}{{ t.function.name }} {% endfor %}<|im_end|>\n{% endif %}"
-    + CHATML
+    "{% if tools %}<|im_start|>system\nTOOLS {% for t in tools %}{{ t.function.name }} {% endfor %}<|im_end|>\n"
+    "{% endif %}" + CHATML
 )
 WITH_THOUGHTS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content is string %}<think>\n"
@@ -41,7 +41,7 @@ def sft(row: dict[str, Any], tokenizer) -> tuple[str, str]:
 
 
 def test_a_message_that_is_not_to_be_learned_is_context():
-    """OpenAI's and Mistral's `weight`, axolotl's `train` and others (axolotl-ai-cloud/axolotl#1703, THUDM/slime#377)."""
+    """OpenAI's and Mistral's `weight`, axolotl's `train` (axolotl-ai-cloud/axolotl#1703, THUDM/slime#377)."""
     tokenizer = byte_bpe()
     off = [("weight", 0), ("weight", 0.0), ("train", False), ("training", False), ("trainable", False), ("loss", False)]
     for key, value in [*off, ("loss_mask", 0), ("learn", False)]:
@@ -186,7 +186,7 @@ def test_of_named_templates_rows_with_tools_take_the_one_for_tools(tmp_path):
 
 
 def test_thoughts_are_learned_as_the_template_prints_them_or_refused():
-    """`reasoning_content` as vLLM and DeepSeek return it; dropped, it teaches not to think (jingyaogong/minimind#737)."""
+    """`reasoning_content` as vLLM and DeepSeek return it; else one learns not to think (jingyaogong/minimind#737)."""
     tokenizer = byte_bpe(template=WITH_THOUGHTS)
     said = "<think>\nthe lazy river\n</think>\n\nthe elbe<|im_end|>"
     for key in ("reasoning_content", "reasoning", "thinking"):
@@ -204,6 +204,9 @@ def test_thoughts_are_learned_as_the_template_prints_them_or_refused():
     check_rows([pair], "preference", "rows")  # the same answer after another thought is another answer
     pairs, _ = tokenize_pairs([pair], tokenizer, config, False)
     assert "<think>\nc\n</think>" in tokenizer.decode(pairs["chosen_ids"][0])
+    twice = assistant("<think>\nc\n</think>\n\nb", reasoning_content="c")
+    with pytest.raises(DataError, match="keep one"):
+        sft({"prompt": user("name"), "completion": twice}, tokenizer)
     with pytest.raises(DataError, match="does not print thoughts"):
         sft({"prompt": user("name"), "completion": assistant("b", reasoning_content="c")}, byte_bpe())
     for change in ({"thinking": ["x"]}, {"thinking": "x", "reasoning": "y"}, {"reasoning_details": [{"text": "x"}]}):

@@ -71,3 +71,13 @@ def test_ids_without_an_embedding_name_the_token(tmp_path, run_command):
     ran = run_command("score", "--reward-model", reward, "--completions", rows, "--out", tmp_path / "scores")
     assert ran.code == 0, ran.said
     assert any("'zebra'" in row["reason"] for row in read_rows(tmp_path / "scores" / "rejects.jsonl"))
+
+
+def test_a_teacher_with_fewer_positions_is_refused_before_weights_load(tmp_path, run_command):
+    student = llama(tmp_path / "student", byte_bpe())
+    teacher = llama(tmp_path / "teacher", byte_bpe(), max_position_embeddings=64)
+    data = write_rows(tmp_path / "rows.jsonl", [SHORT, {"prompt": user("b"), "completion": assistant("dog " * 100)}])
+    options = ("--teacher", teacher, "--out", tmp_path / "out", "max_steps=1", "method=forward_kl")
+    ran = run_command("train", "distill", "--model", student, "--data", data, *options)
+    wanted = r"teacher.*\n.*row 2: \d{3} tokens, but the model has 64 positions"
+    assert ran.code == 1 and re.search(wanted, ran.said), ran
