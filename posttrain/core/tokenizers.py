@@ -169,7 +169,10 @@ def _read_limits(folder: Path) -> ModelLimits:
         config = AutoConfig.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ModelError, StrictDataclassError):
         return ModelLimits(None, None)  # the check of the model's folder says what is wrong with it
-    sizes = (getattr(config.get_text_config(), name, None) for name in ("vocab_size", "max_position_embeddings"))
+    text = config.get_text_config()
+    sizes = [getattr(text, name, None) for name in ("vocab_size", "max_position_embeddings")]
+    if "'dynamic'" in str(getattr(text, "rope_parameters", None)):
+        sizes[1] = None  # angles stretch with the row
     return ModelLimits(*(size if isinstance(size, int) and size > 0 else None for size in sizes))
 
 

@@ -88,8 +88,8 @@ def train_reward_model(
     check_model_dir(job.model_dir)
     tokenizer, pad_id = reward_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out)
-    check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
     dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
+    check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)

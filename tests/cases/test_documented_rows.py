@@ -46,7 +46,7 @@ def test_every_documented_row_is_read_by_the_verbs_it_is_shown_for(tmp_path, run
                 ran = run_command("score", "--reward-model", reward, "--completions", data, "--out", out)
                 if ran.code or not (out / "scored.jsonl").read_text():
                     failed["score", kind, number] = ran.said
-    settings = "--num-completions 1 --temperature 0 --seed 0 --max-completion-tokens 2".split()
+    settings = ["--num-completions", "1", "--temperature", "0", "--seed", "0", "--max-completion-tokens", "2"]
     for number, row in enumerate(rows_of("prompt")):
         prompts = write_rows(tmp_path / f"prompt{number}.jsonl", [row])
         ran = run_command("sample", "--model", model, "--prompts", prompts, *settings, "--out", tmp_path / f"o{number}")
@@ -65,7 +65,7 @@ def test_a_text_is_a_prompt_in_every_kind_of_training(tmp_path, run_command):
         "reward-model": {"completions": answers},
     }
     for kind, form in forms.items():
-        rows = [{"prompt": f"Name a river {number}.", **form} for number in range(3)]
+        rows = [{"prompt": f"Name a river {number}.", **form} for number in range(6)]
         data = write_rows(tmp_path / f"{kind}.jsonl", rows)
         ran = run_command("train", kind, "--model", model, "--data", data, "--out", tmp_path / kind, "max_steps=1")
         assert ran.code == 0, (kind, ran.said)

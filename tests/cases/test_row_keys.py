@@ -114,9 +114,11 @@ def encoder(tokenizer) -> RowEncoder:
 
     class Model:
         class config:
-            @staticmethod
-            def get_text_config():
-                return None
+            pad_token_id = None
+
+            @classmethod
+            def get_text_config(cls):
+                return cls
 
     return RowEncoder(Model, tokenizer)  # type: ignore[arg-type]
 
@@ -155,7 +157,7 @@ def test_tools_are_printed_for_every_kind_of_row():
 
 def test_sampling_prints_tools_or_rejects_the_prompt(tmp_path, run_command):
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "name", "id": "a", "tools": TOOLS}, {"prompt": "b"}])
-    settings = "--num-completions 1 --temperature 0 --seed 0 --max-completion-tokens 4".split()
+    settings = ["--num-completions", "1", "--temperature", "0", "--seed", "0", "--max-completion-tokens", "4"]
     for name, template, num in (("prints", PRINTS_TOOLS, 2), ("leaves_out", CHATML, 1)):
         model = llama(tmp_path / name, byte_bpe(template=template))
         out = tmp_path / f"{name}_out"

@@ -64,7 +64,7 @@ def test_ids_without_an_embedding_name_the_token(tmp_path, run_command):
     wanted = re.compile(rf"row \d: token 'zebra' has id {num}, but the model has embeddings for {num} ids")
     assert {kind: text for kind, text in said.items() if not wanted.search(text)} == {}
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a zebra"}, {"prompt": "a river"}])
-    settings = "--num-completions 1 --temperature 0 --seed 0 --max-completion-tokens 4".split()
+    settings = ["--num-completions", "1", "--temperature", "0", "--seed", "0", "--max-completion-tokens", "4"]
     ran = run_command("sample", "--model", model, "--prompts", prompts, *settings, "--out", tmp_path / "samples")
     assert ran.code == 0 and "'zebra'" in read_rows(tmp_path / "samples" / "rejects.jsonl")[0]["reason"]
     rows = write_rows(tmp_path / "c.jsonl", [SHORT, bad])

@@ -37,7 +37,7 @@ def test_a_stop_token_that_only_the_folder_lists_ends_the_text(tmp_path, run_com
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, ids["~"]]
     model.save_pretrained(folder)
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "hello"}])
-    settings = "--num-completions 1 --temperature 0 --seed 0 --max-completion-tokens 8".split()
+    settings = ["--num-completions", "1", "--temperature", "0", "--seed", "0", "--max-completion-tokens", "8"]
     ran = run_command("sample", "--model", folder, "--prompts", prompts, *settings, "--out", tmp_path / "out")
     row = read_rows(tmp_path / "out" / "completions.jsonl")[0]
     assert ran.code == 0

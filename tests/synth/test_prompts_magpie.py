@@ -219,6 +219,7 @@ def test_the_word_tokenizer_and_the_scripted_engine(tiny_tokenizer):
     assert read_turns(tiny_tokenizer).stop_ids == (end_of_turn_id(tiny_tokenizer),)
 
 
+@pytest.mark.slow
 def test_a_real_model_gives_the_same_prompts_whatever_the_batch(tiny_model_dir, tiny_tokenizer):
     params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=120, stop_ids=())
     small = TransformersEngine(tiny_model_dir, max_batch_tokens=512)
