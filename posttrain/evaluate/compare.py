@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.core.errors import DataError
+from posttrain.core.files import read_text
 from posttrain.evaluate.labels import labels_of_models, read_labels
 from posttrain.evaluate.pairing import check_completions, mean_length, pair_rows, pair_scores
 from reward.judges.asking import JOURNAL
@@ -115,7 +116,7 @@ def template_text(judge_spec: str, template: str | Path | None) -> str | None:
     from reward.judges import pairwise, rubric
 
     built_in = {"llm": pairwise.TEMPLATE, "rubric": rubric.TEMPLATE}.get(judge_spec.partition(":")[0])
-    return None if built_in is None else Path(template or built_in).read_text(encoding="utf-8")
+    return None if built_in is None else read_text(template or built_in)
 
 
 def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str, _: Asking) -> list[Row]:
