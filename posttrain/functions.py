@@ -122,7 +122,7 @@ def check_verifier(spec: str, options: Mapping[str, Any]) -> None:
 def _written(spec: str) -> ast.arguments | None:
     """Return what a function takes as its file says, None where only running the file could tell."""
     name = BUILT_INS.get(spec, spec).rpartition(":")[2]
-    nodes = list(_top_level(ast.parse(function_file(spec).read_text(encoding="utf-8")).body))
+    nodes = list(_top_level(ast.parse(function_file(spec).read_bytes()).body))
     if any(isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name for node in nodes):
         return None
     found = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name]
@@ -158,7 +158,7 @@ def check_machine(spec: str, options: Mapping[str, Any]) -> None:
 def _check_name(path: Path, name: str) -> None:
     """Look for a name in a file without running it, so that a slip shows before a run has gone on for hours."""
     try:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)))
+        nodes = list(ast.walk(ast.parse(path.read_bytes(), path.name)))
     except (SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not Python: {error}") from error
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}

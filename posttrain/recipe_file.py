@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from posttrain.core.errors import PosttrainError
+from posttrain.core.errors import DataError, PosttrainError
+from posttrain.core.files import read_text
+from posttrain.recipe_yaml import read_yaml
 
 PATH_KEYS = ("path", "local_copy")
 READER_KINDS = ("judge", "llm", "rubric")
@@ -41,49 +41,17 @@ def read_data(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     return data
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (YAML keeps the last one silently) and leaves dates as text."""
-
-    yaml_implicit_resolvers = {
-        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is no text (line {line}); put it in quotes"
-            )
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice (line {line})")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a recipe (.yaml)"
-        raise RecipeError(f"recipe {path} does not exist; {hint}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read as UTF-8 text: {error}") from error
+        raise RecipeError(f"recipe {path} does not exist; {hint}")
     try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise RecipeError(f"recipe {path} is nested too deeply; a recipe has five levels at most") from error
+        data = read_yaml(read_text(path))
+    except DataError as error:
+        raise RecipeError(f"recipe {error}") from error
+    except ValueError as error:
+        raise RecipeError(f"recipe {path} is {error}") from error
     if not isinstance(data, dict):
         raise RecipeError(
             f"recipe {path} holds {type(data).__name__}, expected a mapping of sections; see docs/recipes.md"
@@ -135,11 +103,9 @@ def read_value(item: str, text: str) -> Any:
         RecipeError: It is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"'{item}': the value is not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise RecipeError(f"'{item[:60]}…': the value is nested too deeply") from error
+        return read_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"'{item[:60]}': the value is {error}") from error
 
 
 def _child(target: Any, key: str, override: str) -> Any:

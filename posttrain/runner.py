@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.core.errors import PosttrainError, StorageError
-from posttrain.core.files import atomic_write, content_hash
+from posttrain.core.files import atomic_write, content_hash, read_text
 from posttrain.lineage.indexing import index_rows
 from posttrain.recipe import Recipe, recipe_json
 from posttrain.runs import read_record
@@ -216,7 +216,7 @@ class RunRecord:
 
     def keep_text(self, recipe: Path, overrides: Sequence[str]) -> None:
         """Keep the recipe as it was written, comments included, and what the command line changed of it."""
-        atomic_write(self.path.parent / "recipe.yaml", recipe.read_text(encoding="utf-8"))
+        atomic_write(self.path.parent / "recipe.yaml", read_text(recipe))
         self.data["overrides"] = list(overrides)
         self._write()
 

@@ -73,7 +73,7 @@ def test_truth_values_are_read_where_they_are_meant(recipe_file):
 
 
 def test_truth_value_is_no_number(recipe_file):
-    message = faults(recipe_file, "num_rounds=true", "train.sft.epochs=yes", "students.0.name=no")
+    message = faults(recipe_file, "num_rounds=true", "train.sft.epochs=yes", "students.0.name=true")
     assert "num_rounds: Input should be a valid integer" in message and "'true'" in message
     assert "train.sft.epochs: Input should be a valid number" in message
     assert "students.0.name: Input should be a valid string" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ __all__ = [
     "read_jsonl",
     "read_jsonl_lenient",
     "read_rows",
+    "read_text",
     "sha256_file",
     "write_jsonl",
     "write_rows",
@@ -44,6 +46,24 @@ def sha256_file(path: PathLike) -> str:
     except (FileNotFoundError, IsADirectoryError) as error:
         what = "is a directory" if Path(path).is_dir() else "does not exist"
         raise DataError(f"{path} {what}; give a file") from error
+
+
+def read_text(path: PathLike) -> str:
+    """Read a text file as UTF-8; a byte order mark at its beginning is no content, and every line ends in a newline.
+
+    Raises:
+        DataError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        begins = Path(path).read_bytes()[:4]
+        name = next((name for mark, name in _OTHER_ENCODINGS if begins.startswith(mark)), None)
+        what = f"it is {name}" if name else f"byte {error.start + 1} is {error.object[error.start]:#04x}"
+        raise DataError(f"{path} cannot be read as UTF-8 text ({what}); save it as UTF-8") from error
+    except OSError as error:
+        what = "is a directory" if Path(path).is_dir() else f"cannot be read: {error.strerror}"
+        raise DataError(f"{path} {what}; give a text file") from error
 
 
 def canonical_json(obj: Any) -> str:
@@ -140,6 +160,14 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
     with atomic_file(path) as file:
         pq.write_table(table, file)
 
+
+_OTHER_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+    (b"\x1f\x8b", "compressed by gzip"),
+)
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

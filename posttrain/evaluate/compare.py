@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.core.errors import DataError
-from posttrain.core.files import sha256_file
+from posttrain.core.files import read_text, sha256_file
 from posttrain.core.model_files import check_model_dir, model_hash, resolve
 from posttrain.evaluate.labels import labels_of_models, read_labels
 from posttrain.evaluate.pairing import check_completions, mean_length, pair_rows, pair_scores
@@ -187,7 +187,7 @@ def template_text(judge_spec: str, template: str | Path | None) -> str | None:
     if asking is None:
         return None
     read_template(template or asking.TEMPLATE, asking.PLACES)
-    return Path(template or asking.TEMPLATE).read_text(encoding="utf-8")
+    return read_text(template or asking.TEMPLATE)
 
 
 def by_reward_model(rows_a: list[Row], rows_b: list[Row], folder: str, _: Asking) -> list[Row]:

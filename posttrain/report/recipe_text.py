@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from posttrain.core.files import read_text
 from posttrain.recipe import Recipe
 from posttrain.runs import Run
 
@@ -18,7 +19,7 @@ def recipe_text(found: Run) -> dict[str, Any]:
     path = found.folder / "recipe.yaml"
     if not path.is_file():
         return {}
-    return {"text": path.read_text(encoding="utf-8"), "overrides": list(found.record.get("overrides") or [])}
+    return {"text": read_text(path), "overrides": list(found.record.get("overrides") or [])}
 
 
 def recipe_sources(found: Run) -> dict[str, str]:

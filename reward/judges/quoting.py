@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.core.control_forms import break_forms, fold, insert
-from posttrain.core.files import content_hash
+from posttrain.core.files import content_hash, read_text
 from posttrain.core.tools import plain_tools
 from reward.errors import RewardError
 
@@ -54,15 +54,13 @@ def read_template(path: str | Path, places: Sequence[str]) -> str:
     """Read a judge template; its first line names its source and is no part of it.
 
     Raises:
-        RewardError: no such file, it is not UTF-8, or a place such as `{prompt}` is missing in it.
+        RewardError: no such file, or a place such as `{prompt}` is missing in it.
+        DataError: it is not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise RewardError(f"judge template {path} does not exist; give a text file with {_listed(places)}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RewardError(f"judge template {path} is not UTF-8 ({error}); save it as UTF-8.") from error
+    text = read_text(path)
     first, _, rest = text.partition("\n")
     body = rest.lstrip("\n") if first.startswith("#") else text
     missing = [place for place in places if f"{{{place}}}" not in body]

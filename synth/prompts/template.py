@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from posttrain.core.files import read_text
 from synth.errors import SynthError
 
 _SLOT = re.compile(r"\{([a-z_]+)\}")
@@ -20,6 +21,7 @@ def load_template(name_or_path: str) -> str:
 
     Raises:
         SynthError: there is no such template or file.
+        DataError: the file is not UTF-8.
     """
     folder = files("synth.prompts.templates")
     built_in = folder.joinpath(f"{name_or_path}.txt") if re.fullmatch(r"\w+", name_or_path) else None
@@ -29,7 +31,7 @@ def load_template(name_or_path: str) -> str:
     if not path.is_file():
         known = sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
         raise SynthError(f"no template '{name_or_path}': neither a file nor one of {', '.join(known)}")
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     return (text.partition("\n")[2] if text.startswith("#") else text).strip()
 
 
