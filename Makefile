@@ -23,8 +23,9 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: install
 	$(PYTEST) -m "not slow"
 
-# The same and the tests marked slow, in one go.
+# The same and the tests marked slow, in one go; those of tests/real are skipped where their weights cannot be had.
 test-all: install
+	-$(BIN)/python tests/real/real_models.py
 	$(PYTEST)
 
 # What depends on arithmetic, as other processors compute it; ONLY="default avx2" takes some of the variations.

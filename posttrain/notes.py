@@ -12,7 +12,7 @@ from posttrain.runs import Run
 
 
 def notes(found: Run) -> list[str]:
-    """Return a line for each caution, held round, alarm, label left out, judges' agreement, and flag of a server."""
+    """Return a line for each caution, held round, alarm, label left out, agreement of judges and flag of a server."""
     told = (_cautions, _held, _alarms, _not_judged, _left_out, _agreement, _servers)
     return [line for tell in told for line in tell(found)]
 

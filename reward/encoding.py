@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.core.chat import encode_example
 from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt
+from posttrain.core.pooling import pooled
+from posttrain.core.row_keys import fault_of_row_keys, thought_of
 from reward.ids import completion_text
 
 Result = dict[str, Any]  # {"score": float} or {"score": None, "drop_reason": str}
@@ -32,14 +34,19 @@ class RowEncoder:
         max_tokens: int | None = None,
         date: str | None = None,
     ) -> None:
-        self.limit = context_length(model) if max_tokens is None else max_tokens
+        limits = [limit for limit in (context_length(model), max_tokens) if limit is not None]
+        self.limit = min(limits, default=None)
+        self._pad_id = model.config.get_text_config().pad_token_id
         self._tokenizer = tokenizer
         self._date = date
         # By place in memory, where a row that is kept here stays.
         self._known: dict[int, tuple[Row, list[int] | str]] = {}
 
     def encode(self, rows: Sequence[Row]) -> tuple[dict[int, list[int]], list[tuple[int, Result]]]:
-        """Return token ids by index into `rows`, and (index, result) of the rows that cannot be scored."""
+        """Return token ids by index into `rows`, and (index, result) of the rows that cannot be scored.
+
+        The ids end where the score is read.
+        """
         encoded: dict[int, list[int]] = {}
         unusable: list[tuple[int, Result]] = []
         for index, row in enumerate(rows):
@@ -61,16 +68,28 @@ class RowEncoder:
             return self._known[id(row)][1]
         try:
             prompt = normalize_prompt(row.get("prompt"))
-            completion = [{"role": "assistant", "content": completion_text(row.get("completion"))}]
+            fault = fault_of_row_keys(row, prompt, learned=False)
+            if fault:
+                return fault
+            completion = [_answer(row.get("completion"))]
             # An empty answer is an answer, and a bad one; a score says so.
-            ids = encode_example(self._tokenizer, prompt, completion, date=self._date, allow_empty=True).ids
+            ids = encode_example(
+                self._tokenizer, prompt, completion, self._date, allow_empty=True, tools=row.get("tools")
+            ).ids
         except DataError as error:
             return str(error)
         if self.limit is not None and len(ids) > self.limit:
             return f"too long: {len(ids)} tokens, the reward model reads {self.limit}"
-        return ids
+        return pooled(ids, self._pad_id)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the longest row in tokens that the model has positions for, None where its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _answer(completion: Any) -> dict[str, Any]:
+    """Return the answer as a message of its text, and of its thought where it has one."""
+    message: dict[str, Any] = {"role": "assistant", "content": completion_text(completion)}
+    thought = "" if isinstance(completion, str) else thought_of(completion[-1])
+    return {**message, "reasoning_content": thought} if thought else message

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from posttrain.core.batching import pad_right, token_budget_batches
+from posttrain.core.batching import pad_right, position_ids, token_budget_batches
 from posttrain.core.packing import shared_prefix_packs
+from posttrain.core.row_angles import follows_length
 from posttrain.core.shared_prefix import last_hidden_states
 
 Ids = Sequence[int]
@@ -40,13 +41,15 @@ def padded_hidden(
 def last_token_hidden(model: PreTrainedModel, ids_list: Sequence[Ids]) -> Tensor:
     """Run one padded batch and give the hidden state at each row's last token, hidden_BW.
 
-    The place is the row's length, never a search for the pad id: where pad and end of turn are one token, the
-    classifiers of transformers read the score one token too early. Padding stands on the right, where no real token
-    sees it, so its id does not matter.
+    The place is the row's length: the encoder has cut rows where the model's class reads them. Padding stands on the
+    right, where no real token sees it, so its id does not matter.
     """
     ids_BT, mask_BT = pad_right(ids_list, pad_id=0)
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
-    hidden_BTW = model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+    inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    if follows_length(model.config):
+        inputs["position_ids"] = position_ids(mask_BT)
+    hidden_BTW = model.base_model(**inputs, use_cache=False).last_hidden_state
     hidden_BW: Tensor = hidden_BTW[torch.arange(len(ids_list), device=model.device), mask_BT.sum(dim=1) - 1]
     return hidden_BW
 

@@ -10,6 +10,7 @@ from typing import Any
 from posttrain.core.errors import DataError
 from posttrain.core.formats import normalize_prompt, prompt_id, refuse_half_pairs
 from posttrain.core.reasoning import without_thought
+from posttrain.core.tools import plain_tools
 
 Row = dict[str, Any]
 
@@ -83,7 +84,7 @@ def _fill_ids(row: Row, counts: dict[str, int]) -> tuple[str, int, str]:
     messages = normalize_prompt(row["prompt"])
     refuse_half_pairs(completion_text(row["completion"]), "completion")
     if not isinstance(row.get("prompt_id"), str):
-        row["prompt_id"] = prompt_id(messages)
+        row["prompt_id"] = prompt_id(messages, row.get("tools"))
     refuse_half_pairs(row["prompt_id"], "prompt_id")
     count = counts.get(row["prompt_id"], 0)
     counts[row["prompt_id"]] = count + 1
@@ -101,10 +102,14 @@ def group_by_prompt(rows: Iterable[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         group = groups.setdefault(row["prompt_id"], [])
-        if group and normalize_prompt(group[0]["prompt"]) != normalize_prompt(row["prompt"]):
+        if group and _question(group[0]) != _question(row):
             raise DataError(
                 f"prompt_id {row['prompt_id']!r} stands for two different prompts; answers to different prompts "
                 "cannot be compared. Give each prompt its own id, or leave the ids out."
             )
         group.append(row)
     return groups
+
+
+def _question(row: Row) -> tuple[list[Row], list[Row] | None]:
+    return normalize_prompt(row["prompt"]), plain_tools(row.get("tools"))

@@ -10,13 +10,14 @@ import math
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.core.shared_prefix import UnsupportedModel, rounding_limit, why_not_packed
+from reward.errors import RewardError
 from reward.forward import Ids, head_scores, last_token_hidden, packed_hidden, padded_hidden
 from reward.noise import MOST_ROWS, spread
 
@@ -26,6 +27,7 @@ _ROWS_FOR_ONE_COMPARED = 128
 _TOKENS_FOR_ONE_COMPARED = 20
 # In low precision the largest difference of a few rows says little about the others.
 _LEAST_ROWS, _LEAST_ROWS_LOW_PRECISION = 4, 16
+_like_class: WeakSet[PreTrainedModel] = WeakSet()
 _known: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
 
 
@@ -95,6 +97,36 @@ def why_padded(
         rows = [ids_list[place] for place in places]
         compare(model, head, rows, [groups[place] for place in places], max_batch_tokens)
     return why or _known.get(model)
+
+
+@torch.inference_mode()
+def check_class(model: PreTrainedModel, head: nn.Module, ids_list: Sequence[Ids], limit: int | None) -> None:
+    """Compare the score of a row, once for each model, with what the model's own class gives it beside padding.
+
+    Args:
+        limit: tokens that the model reads, None where its configuration does not say.
+
+    Raises:
+        RewardError: they differ by more than rounding.
+    """
+    if model in _like_class or not ids_list:
+        return
+    ids = min(map(list, ids_list), key=len)
+    pad_id = model.config.get_text_config().pad_token_id
+    padding = [] if pad_id is None or (limit is not None and len(ids) >= limit) else [pad_id]
+    hidden_1W = last_token_hidden(model, [ids])
+    (ours,) = head_scores(head, hidden_1W)
+    inputs = torch.tensor([[*ids, *padding]], device=model.device)
+    theirs = float(model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits[0, 0])
+    size = float(hidden_1W.float().norm() * head.weight.float().norm())  # type: ignore[operator, union-attr]
+    allowed = max(rounding_limit(model, hidden_1W.dtype), torch.finfo(head.weight.dtype).eps) * size  # type: ignore[arg-type]
+    if math.isfinite(ours) and not abs(ours - theirs) <= allowed:
+        raise RewardError(
+            f"a row of {len(ids)} tokens has the score {ours:.4f} here and {theirs:.4f} from {type(model).__name__} "
+            f"itself (limit {allowed:.2g}): it does not read its score at the last token that is not padding "
+            f"(pad_token_id {pad_id}). This reward model cannot be used."
+        )
+    _like_class.add(model)
 
 
 def probe(model: PreTrainedModel, groups: Sequence[Hashable], num_rows: int) -> list[int]:

@@ -16,7 +16,7 @@ from reward.errors import RewardError
 from reward.forward import apply_head, head_scores, last_token_scores, packed_hidden, padded_hidden
 from reward.ids import Row
 from reward.noise import Noise
-from reward.parity import affordable, compare, probe, why_padded
+from reward.parity import affordable, check_class, compare, probe, why_padded
 
 __all__ = [
     "RowEncoder",
@@ -86,6 +86,7 @@ def iter_scores(
         yield unusable
     indices, ids_list = list(encoded), list(encoded.values())
     groups = [_prompt_of(rows[index]) for index in indices]
+    check_class(model, head, ids_list, encoder.limit)
     if why_padded(model, head, ids_list, groups, max_batch_tokens) is None:
         batches = packed_hidden(model, ids_list, groups, max_batch_tokens)
     else:
@@ -135,7 +136,11 @@ def score_pairs(
         The scored rows in input order, and the rows with a side that could not be scored, with `drop_reason`.
     """
     pairs = [dict(row) for row in rows]
-    sides = [{"prompt": row["prompt"], "completion": row[side]} for row in pairs for side in ("chosen", "rejected")]
+    sides = [
+        {"prompt": row["prompt"], "tools": row.get("tools"), "completion": row[side]}
+        for row in pairs
+        for side in ("chosen", "rejected")
+    ]
     results = score_rows(sides, model, tokenizer, max_batch_tokens, max_tokens, date)
     kept, dropped = [], []
     for row, chosen, rejected in zip(pairs, results[::2], results[1::2], strict=True):
@@ -166,8 +171,8 @@ def score_head(model: PreTrainedModel) -> nn.Module:
 
 
 def _prompt_of(row: Mapping[str, Any]) -> str:
-    prompt = row.get("prompt")
-    return prompt if isinstance(prompt, str) else content_hash(prompt)
+    prompt, tools = row.get("prompt"), row.get("tools")
+    return prompt if isinstance(prompt, str) and not tools else content_hash([prompt, tools])
 
 
 def _result(value: float) -> Result:

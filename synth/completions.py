@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.core.errors import DataError
 from posttrain.core.journal import JournalWriter
+from posttrain.core.tools import plain_tools
 from synth.engines.base import (
     REFUSED,
     Engine,
@@ -154,13 +155,16 @@ def _requests(
     journal: JournalWriter,
 ) -> Iterator[Request]:
     for place, row in part:
-        name = row["prompt_id"]
+        name, tools = row["prompt_id"], row.get("tools")
         ids: tuple[int, ...] = ()
+        if tokenizer is None and plain_tools(tools):
+            journal.append([{"prompt_id": name, "reason": "field 'tools': this engine is given messages alone"}])
+            continue
         if tokenizer is not None:
             from posttrain.core.chat import encode_prompt  # loads transformers, which a remote engine does without
 
             try:
-                ids = tuple(encode_prompt(tokenizer, row["prompt"], job.date))
+                ids = tuple(encode_prompt(tokenizer, row["prompt"], job.date, tools))
             except DataError as error:
                 journal.append([{"prompt_id": name, "reason": str(error)}])
                 continue

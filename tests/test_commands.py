@@ -170,6 +170,7 @@ def test_failed_run_says_so_and_goes_on(bench, monkeypatch, capsys):
     assert begun["reward_model"] == 1
 
 
+@pytest.mark.slow
 def test_killed_run_is_interrupted_and_ends_with_the_same_artifacts(bench, tmp_path, capsys):
     process = bench.start(TRIVIAL_WAIT="dpo")
     bench.wait_for("dpo")
@@ -208,6 +209,7 @@ def test_interrupt_from_the_keyboard_keeps_what_is_there(bench, capsys):
     assert bench.ran()["practice_model"] == 0
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_run_every_stage_once(bench, capsys):
     bench.call("plan", "--json")
     planned = json.loads(capsys.readouterr().out)["stages"]
@@ -219,6 +221,7 @@ def test_two_commands_at_once_run_every_stage_once(bench, capsys):
     assert (bench.record["state"], len(bench.record["stages"])) == ("finished", len(planned))
 
 
+@pytest.mark.slow
 def test_waiting_for_another_command_is_announced(bench, capsys):
     process = bench.start(TRIVIAL_WAIT="sft")
     bench.wait_for("sft")

@@ -119,13 +119,9 @@ def _training_rows(kind: str, path: str) -> list[dict[str, Any]]:
     rows = read_rows(path)
     first = rows[0] if rows else {}
     if kind in ("sft", "distill"):
-        return read_checked_rows(path, "messages" if "messages" in first else "completion")
-    if kind == "reward_model" and "completions" in first:
-        mixed = any("completions" not in row for row in rows)
-        return rows if mixed else read_checked_rows(path, "ranking")
-    if kind == "reward_model" and any("completions" in row for row in rows):
-        return rows
-    return read_checked_rows(path, "preference")
+        return read_checked_rows(path, "completion" if first.get("messages") is None else "messages")
+    forms = {"preference" if row.get("completions") is None or kind == "dpo" else "ranking" for row in rows}
+    return rows if len(forms) == 2 else read_checked_rows(path, "ranking" if forms == {"ranking"} else "preference")
 
 
 def _print_tokens(kind: str, lines: list[dict[str, Any]], asked: str) -> None:

@@ -13,25 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.control_tokens import Masked, control_tokens, find_control_tokens, mask_control_tokens, neutralize
-from posttrain.core.errors import DataError, ModelError
+from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import Message
+from posttrain.core.row_keys import LOSS_KEYS, THOUGHT_KEYS, is_learned, thought_of
 from posttrain.core.templates import (
-    print_calls,
+    print_message,
     print_words,
     refuse_unprinted_tools,
     render,
     template_of,
     turn_shape,
+    turn_shapes,
 )
+from posttrain.core.tokenizers import load_tokenizer, refuse_too_long, refuse_unknown_ids
+from posttrain.core.tools import plain_tools
 
 __all__ = [
     "Encoded",
+    "all_stop_ids",
     "decode_completion",
     "encode_example",
     "encode_messages",
@@ -46,9 +50,6 @@ __all__ = [
     "truncate",
     "user_turn_prefix",
 ]
-
-# Tokens that publishers reserve for padding; the end-of-turn token as padding would hide it from many a loss.
-_RESERVED_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|end_of_text|>")
 
 
 @dataclass(frozen=True)
@@ -66,31 +67,6 @@ class Encoded:
     format_mask: list[int]
 
 
-def load_tokenizer(model_dir: PathLike) -> PreTrainedTokenizerBase:
-    """Load a tokenizer with its chat template, and a token to pad with.
-
-    Where none is named, a token reserved for padding is taken, else the unknown token, else the end-of-sequence token:
-    masks here come from lengths, so that even then the end of a turn is learned.
-
-    Raises:
-        ModelError: no tokenizer there, no chat template, or no end-of-turn token.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise ModelError(f"no tokenizer can be loaded from {model_dir}: {' '.join(str(error).split())}") from error
-    if not tokenizer.chat_template:
-        raise ModelError(f"{model_dir}: the tokenizer has no chat template; add a chat_template.jinja to the folder")
-    if tokenizer.pad_token is None:
-        known = tokenizer.get_vocab()
-        reserved = [token for token in _RESERVED_PADS if token in known and token != tokenizer.eos_token]
-        tokenizer.pad_token = next(iter(reserved), tokenizer.unk_token or tokenizer.eos_token)
-    if tokenizer.pad_token is None:
-        raise ModelError(f"{model_dir}: the tokenizer has neither a padding nor an end-of-sequence token; name one")
-    end_of_turn_id(tokenizer)
-    return tokenizer
-
-
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None, tools: Any = None
 ) -> list[int]:
@@ -106,9 +82,9 @@ def encode_prompt(
     Raises:
         DataError: the template refuses these messages, or leaves out tools, calls or their results.
     """
-    masked = mask_control_tokens(tokenizer, messages, tools)
+    masked = _masked(tokenizer, messages, tools)
     refuse_unprinted_tools(tokenizer, masked.messages, date, masked.tools)
-    return masked.tokenize(render(tokenizer, masked.messages, date, True, masked.tools))
+    return refuse_unknown_ids(tokenizer, masked.tokenize(render(tokenizer, masked.messages, date, True, masked.tools)))
 
 
 def encode_example(
@@ -143,6 +119,8 @@ def encode_messages(
 ) -> Encoded:
     """Turn a conversation into ids in which every assistant message is learned; what follows the last one is left out.
 
+    One that its row marks as not to be learned (`weight` 0, `train` false) is context.
+
     A message that calls tools is learned as the template prints it; what tools give back (role `tool`) is context.
 
     Args:
@@ -153,33 +131,37 @@ def encode_messages(
             (drops thoughts, moves the system message): then the earlier answers would be learned in a context that
             sampling never sees. `encode_turns` gives such a conversation answer by answer.
     """
-    turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+    turns = [i for i, message in enumerate(messages) if is_learned(message)]
     if not turns:
-        raise DataError("a conversation without an assistant message holds nothing to learn; drop the row")
+        raise DataError("a conversation in which no assistant message is learned holds nothing to learn; drop the row")
     return _encode(tokenizer, messages, turns, date, tools, allow_empty=False)
 
 
 def encode_turns(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], date: str | None = None, tools: Any = None
 ) -> list[Encoded]:
-    """Turn a conversation into one example per assistant message, each after all that was said before it.
+    """Turn a conversation into one example per assistant message that is learned, each after all that came before.
 
     Raises:
         DataError: an empty assistant message, or the template refuses the messages.
     """
-    turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+    turns = [i for i, message in enumerate(messages) if is_learned(message)]
     return [encode_example(tokenizer, messages[:i], [messages[i]], date, tools=tools) for i in turns]
 
 
-def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
+def truncate(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, max_tokens: int) -> Encoded | None:
     """Cut to `max_tokens` from the right, or give None where nothing to learn would be left.
 
     A cut answer has no end-of-turn token any more, so nobody learns to stop in mid-sentence.
+
+    Raises:
+        DataError: what is left is longer than the positions of the model in the tokenizer's folder.
     """
+    if not any(encoded.mask[:max_tokens]):
+        return encoded if len(encoded.ids) <= max_tokens else None
+    refuse_too_long(tokenizer, encoded.ids[:max_tokens])
     if len(encoded.ids) <= max_tokens:
         return encoded
-    if not any(encoded.mask[:max_tokens]):
-        return None
     return Encoded(encoded.ids[:max_tokens], encoded.mask[:max_tokens], encoded.format_mask[:max_tokens])
 
 
@@ -193,22 +175,44 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, model_dir: PathLike | None = None) -> list[int]:
-    """List the ids that end a completion: end of turn first, end of sequence, those of `generation_config.json`."""
-    ids = [end_of_turn_id(tokenizer)]
+    """List the ids that end a completion: end of turn first, end of sequence, those of `generation_config.json`.
+
+    A template's end of turn by which thoughts end too (channels) is left out where the folder lists others.
+    """
+    path = Path(model_dir or "", "generation_config.json")
+    there = model_dir is not None and path.is_file()
+    return all_stop_ids(tokenizer, json.loads(path.read_text("utf-8")).get("eos_token_id") if there else None)
+
+
+def all_stop_ids(tokenizer: PreTrainedTokenizerBase, listed: int | list[int] | None) -> list[int]:
+    """Do what `stop_ids` does, for a generation configuration's `eos_token_id`."""
+    named = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    ids = [shape.end_id for shape in turn_shapes(tokenizer) if not (named and shape.channels)]
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
-    path = Path(model_dir or "", "generation_config.json")
-    if model_dir is not None and path.is_file():
-        listed = json.loads(path.read_text("utf-8")).get("eos_token_id")
-        ids += listed if isinstance(listed, list) else [] if listed is None else [listed]
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys([*ids, *named]))
 
 
-def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Turn sampled ids into the text of the answer: up to the first stop id, control tokens left out."""
-    stops = set(stop_ids(tokenizer))
-    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-    text = tokenizer.decode(list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decode_completion(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Sequence[int] | None = None
+) -> str:
+    """Turn sampled ids into the text of the answer: up to the first stop id, control tokens left out.
+
+    Marks of thoughts stay; where thoughts are messages of their own (channels) all control tokens stay, since without
+    them the thought would run into the answer.
+
+    Args:
+        stops: the ids that sampling stopped at; those of the tokenizer alone where they are not given.
+    """
+    ends = set(stop_ids(tokenizer) if stops is None else stops)
+    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    said = list(ids[:end])
+    shapes = turn_shapes(tokenizer)
+    own = frozenset().union(*(shape.mark_ids for shape in shapes))
+    if not own.isdisjoint(said):
+        said = [token for token in said if token in own or token not in control_tokens(tokenizer).ids]
+    whole = any(shape.channels for shape in shapes) or not own.isdisjoint(said)
+    text = tokenizer.decode(said, skip_special_tokens=not whole, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)  # one sequence in, one text out
     return text
 
@@ -221,7 +225,7 @@ def user_turn_prefix(
     Raises:
         DataError: the template refuses `messages` followed by a user's turn.
     """
-    masked = mask_control_tokens(tokenizer, messages)
+    masked = _masked(tokenizer, messages)
     text = render(tokenizer, [*masked.messages, {"role": "user", "content": masked.spare}], date, False)
     place = text.find(masked.spare)
     if place < 0:
@@ -231,10 +235,23 @@ def user_turn_prefix(
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Name the chat template with the special tokens that it may print, 16 hex digits."""
-    return content_hash([template_of(tokenizer), tokenizer.bos_token, tokenizer.eos_token])
+    templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else template_of(tokenizer)
+    return content_hash([templates, tokenizer.bos_token, tokenizer.eos_token])
 
 
 # ---------------------------------------------------------------- conversations
+
+
+def _masked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Any = None) -> Masked:
+    """Mask a conversation, thoughts under the key that the template prints, without keys that it shall not see."""
+    shape = turn_shape(tokenizer, plain_tools(tools))
+    hidden = (*LOSS_KEYS, *THOUGHT_KEYS)
+    plain: list[Message] = []
+    for message in messages:
+        kept = {key: value for key, value in message.items() if key not in hidden}
+        thought = thought_of(message)
+        plain.append({**kept, shape.thought_key or THOUGHT_KEYS[0]: thought} if thought else kept)
+    return mask_control_tokens(tokenizer, plain, tools, shape.marks)
 
 
 def _encode(
@@ -249,7 +266,7 @@ def _encode(
     for turn in turns:
         if not (allow_empty or messages[turn].get("tool_calls") or str(messages[turn].get("content") or "").strip()):
             raise DataError(f"message {turn + 1} of the conversation is an empty answer; drop the row")
-    masked = mask_control_tokens(tokenizer, messages[: turns[-1] + 1], tools)
+    masked = _masked(tokenizer, messages[: turns[-1] + 1], tools)
     refuse_unprinted_tools(tokenizer, masked.messages[:-1], date, masked.tools)
     starts = [render(tokenizer, masked.messages[:turn], date, True, masked.tools) for turn in turns]
     ids: list[int] = []
@@ -260,7 +277,7 @@ def _encode(
         if not starts[i].startswith(said):
             raise _rewritten(turn)
         _extend(masked, ids, mask, said, starts[i], learned=0)
-        forms = _forms(tokenizer, masked.messages[turn])
+        forms = _forms(tokenizer, masked.messages[turn], masked.tools)
         if following is not None:
             forms = [form for form in forms if following.startswith(starts[i] + form)]
         if not forms:
@@ -268,8 +285,8 @@ def _encode(
         answer = forms[0]
         said = starts[i] + answer
         _extend(masked, ids, mask, starts[i], said, learned=1)
-    controls = control_tokens(tokenizer).ids
-    return Encoded(ids, mask, [int(token in controls) for token in ids])
+    controls = control_tokens(tokenizer).ids - turn_shape(tokenizer, masked.tools).mark_ids
+    return Encoded(refuse_unknown_ids(tokenizer, ids), mask, [int(token in controls) for token in ids])
 
 
 def _extend(masked: Masked, ids: list[int], mask: list[int], done: str, text: str, learned: int) -> None:
@@ -282,12 +299,12 @@ def _extend(masked: Masked, ids: list[int], mask: list[int], done: str, text: st
     mask += [learned] * len(new)
 
 
-def _forms(tokenizer: PreTrainedTokenizerBase, message: Message) -> list[str]:
+def _forms(tokenizer: PreTrainedTokenizerBase, message: Message, tools: Any) -> list[str]:
     """List the ways in which the template may print an answer, end-of-turn token included, the likeliest first."""
-    if "tool_calls" in message:
-        return [print_calls(tokenizer, message)]
+    if "tool_calls" in message or thought_of(message):
+        return [print_message(tokenizer, message, tools)]
     content = str(message.get("content") or "")
-    return [print_words(tokenizer, words) for words in (content, content.strip())]  # many templates trim
+    return [print_words(tokenizer, words, tools) for words in (content, content.strip())]  # many templates trim
 
 
 def _rewritten(turn: int) -> DataError:

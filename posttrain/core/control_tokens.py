@@ -138,8 +138,16 @@ class Masked:
         return ids
 
 
-def mask_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Any = None) -> Masked:
+def mask_control_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Any = None,
+    thinking_marks: frozenset[str] = frozenset(),
+) -> Masked:
     """Put marks in place of control tokens in all texts of the messages and of the row's `tools`.
+
+    Args:
+        thinking_marks: control tokens that an assistant writes around its thoughts; they stay in what it said.
 
     Raises:
         DataError: a role contains a control token, a text contains a mark, or calls or schemas are none.
@@ -147,21 +155,23 @@ def mask_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     marks: dict[str, str] = {}
     controls = control_tokens(tokenizer)
 
-    def hide(value: Any) -> Any:
+    def hide(value: Any, own: frozenset[str] = frozenset()) -> Any:
         if isinstance(value, dict):
-            return {hide(key): hide(part) for key, part in value.items()}
+            said = thinking_marks if value.get("role") == "assistant" else frozenset()
+            return {hide(key): hide(part, said if key == "content" else frozenset()) for key, part in value.items()}
         if isinstance(value, list | tuple):
             return [hide(part) for part in value]
         if not isinstance(value, str):
             return value
         if _MARK.search(value):
             raise DataError("a message contains private-use characters from U+100000 up; remove them")
-        masked = controls.pattern.sub(lambda match: mark_of(match.group()), value)
+        masked = controls.pattern.sub(lambda match: mark_of(match.group(), own), value)
         # Only tokenising shows a control token that hides behind the normaliser; then the whole text is set apart.
-        return mark_of(value) if masked == value and find_control_tokens(value, tokenizer) else masked
+        hidden = masked == value and not own.issuperset(find_control_tokens(value, tokenizer))
+        return mark_of(value) if hidden else masked
 
-    def mark_of(text: str) -> str:
-        return marks.setdefault(text, chr(_FIRST_MARK + len(marks)))
+    def mark_of(text: str, own: frozenset[str] = frozenset()) -> str:
+        return text if text in own else marks.setdefault(text, chr(_FIRST_MARK + len(marks)))
 
     for message in messages:
         if find_control_tokens(str(message.get("role")), tokenizer):

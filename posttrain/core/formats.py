@@ -17,16 +17,16 @@ from posttrain.core.messages import (
     Fault,
     Message,
     answer_text,
+    as_prompt,
     conversation,
     normalize_prompt,
     prompt_id,
-    prompt_messages,
     refuse_half_pairs,
     shown,
     whole_text,
 )
 from posttrain.core.parquet import read_parquet
-from posttrain.core.tools import fault_of_tools
+from posttrain.core.row_keys import fault_of_row_keys, fault_of_second_conversation, is_learned
 
 __all__ = [
     "ROLES",
@@ -98,41 +98,63 @@ def read_numbered(path: PathLike) -> Iterator[tuple[int, Row | str]]:
 
 
 def _check_prompt_row(row: Mapping[str, Any], allow_empty: bool) -> None:
-    prompt_messages(_field(row, "prompt"), "prompt")
+    _raise(fault_of_row_keys(row, _prompt(row), learned=False))
+
+
+def _prompt(row: Mapping[str, Any]) -> list[Message]:
+    messages = as_prompt(_field(row, "prompt"))
     if isinstance(row.get("prompt_id"), str):
         whole_text(row["prompt_id"], "field 'prompt_id'")
+    _raise(fault_of_second_conversation(row, "messages", messages, whole=False))
+    return messages
 
 
 def _check_completion_row(row: Mapping[str, Any], allow_empty: bool) -> None:
-    _check_prompt_row(row, allow_empty)
-    answer_text(_field(row, "completion", ANSWER_EXAMPLE), "completion", allow_empty)
+    messages = _prompt(row)
+    completion = _field(row, "completion", ANSWER_EXAMPLE)
+    answer_text(completion, "completion", allow_empty)
+    _raise(fault_of_second_conversation(row, "messages", [*messages, *completion], whole=True))
+    _raise(fault_of_row_keys(row, messages, learned=True))
 
 
 def _check_preference_row(row: Mapping[str, Any], allow_empty: bool) -> None:
-    _check_prompt_row(row, allow_empty)
+    messages = _prompt(row)
     chosen = answer_text(_field(row, "chosen", ANSWER_EXAMPLE), "chosen", allow_empty)
     rejected = answer_text(_field(row, "rejected", ANSWER_EXAMPLE), "rejected", allow_empty)
     if chosen == rejected:
         raise Fault("chosen and rejected are the same text; drop the row")
+    _raise(fault_of_row_keys(row, messages, learned=True))
 
 
 def _check_ranking_row(row: Mapping[str, Any], allow_empty: bool) -> None:
-    _check_prompt_row(row, allow_empty)
+    messages = _prompt(row)
     completions = _field(row, "completions", f"[{ANSWER_EXAMPLE}, …] best first")
     if not isinstance(completions, list) or len(completions) < 2:
         raise Fault(f"field 'completions': expected two or more answers, best first, got {shown(completions)}")
     texts = [answer_text(value, f"completions[{i}]", allow_empty) for i, value in enumerate(completions)]
     if len(set(texts)) < len(texts):
         raise Fault("field 'completions': the same text stands there twice; drop one")
+    _raise(fault_of_row_keys(row, messages, learned=True))
 
 
 def _check_messages_row(row: Mapping[str, Any], allow_empty: bool) -> None:
     messages = conversation(_field(row, "messages"), "messages")
-    if all(message["role"] != "assistant" for message in messages):
-        raise Fault("field 'messages': no assistant message, so there is nothing to learn; drop the row")
-    fault = fault_of_tools(row.get("tools"))
+    if not any(is_learned(message) for message in messages):
+        raise Fault(
+            "field 'messages': no assistant message that is learned, so there is nothing to learn; drop the row"
+        )
+    _raise(fault_of_row_keys(row, messages, learned=True))
+    if row.get("prompt") is not None or row.get("completion") is not None:
+        answer = row.get("completion") or []
+        prompt = as_prompt(_field(row, "prompt"))
+        second = [*prompt, *answer] if isinstance(answer, list) else answer
+        read = messages[: len(prompt) + len(answer)]
+        _raise(fault_of_second_conversation({"prompt": second}, "prompt", read, whole=True))
+
+
+def _raise(fault: str | None) -> None:
     if fault:
-        raise Fault(f"field 'tools': {fault}")
+        raise Fault(fault)
 
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any], bool], None]] = {

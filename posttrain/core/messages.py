@@ -7,7 +7,8 @@ from typing import Any
 
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
-from posttrain.core.tools import Message, fault_of_tool_calls
+from posttrain.core.row_keys import LOSS_KEYS, fault_of_message_keys, is_learned, thought_of
+from posttrain.core.tools import Message, fault_of_tool_calls, plain_tools
 
 ROLES = ("system", "user", "assistant", "tool")
 PROMPT_EXAMPLE = '[{"role": "user", "content": "…"}]'
@@ -30,9 +31,17 @@ def normalize_prompt(value: Any) -> list[Message]:
         raise DataError(str(fault)) from None
 
 
-def prompt_id(messages: list[Message]) -> str:
-    """Name a prompt by its content, 16 hex digits."""
-    return content_hash(messages)
+def prompt_id(messages: list[Message], tools: Any = None) -> str:
+    """Name a prompt by its content, 16 hex digits.
+
+    Args:
+        tools: the row's `tools`; a prompt with other tools is another prompt.
+
+    Raises:
+        DataError: `tools` is no list of schemas.
+    """
+    schemas = plain_tools(tools)
+    return content_hash(messages if schemas is None else [messages, schemas])
 
 
 def refuse_half_pairs(value: str, name: str) -> None:
@@ -60,14 +69,17 @@ def as_prompt(value: Any) -> list[Message]:
 def prompt_messages(value: Any, name: str) -> list[Message]:
     """Return the messages of a conversation that waits for an answer."""
     messages = conversation(value, name)
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant" and any(message.get(key) for key in LOSS_KEYS):
+            raise Fault(f"field '{name}[{i}]': a prompt is not learned; give rows with 'messages', or drop the key")
     last = messages[-1]["role"]
     if last not in ("user", "tool"):
         raise Fault(f"field '{name}': a prompt waits for an answer; expected the last role 'user', got '{last}'")
     return messages
 
 
-def answer_text(value: Any, name: str, allow_empty: bool) -> str:
-    """Return the text of an answer: a list of one message of the assistant."""
+def answer_text(value: Any, name: str, allow_empty: bool) -> tuple[str, str]:
+    """Return the thought and the text of an answer: a list of one message of the assistant."""
     if not isinstance(value, list) or len(value) != 1:
         raise Fault(f"field '{name}': expected {ANSWER_EXAMPLE}, got {shown(value)}")
     message = _message(value[0], f"{name}[0]", allow_empty)
@@ -75,7 +87,9 @@ def answer_text(value: Any, name: str, allow_empty: bool) -> str:
         raise Fault(f"field '{name}': expected the role 'assistant', got '{message['role']}'")
     if "tool_calls" in message:
         raise Fault(f"field '{name}': an answer is a text; tool calls are learned from rows with 'messages'")
-    return message["content"]
+    if not is_learned(message):
+        raise Fault(f"field '{name}': its keys say that it is not learned, so the row teaches nothing; drop the row")
+    return thought_of(message), message["content"]
 
 
 def conversation(value: Any, name: str) -> list[Message]:
@@ -107,6 +121,10 @@ def _message(value: Any, name: str, allow_empty: bool = False) -> Message:
     fault = fault_of_tool_calls(message)
     if fault:
         raise Fault(f"field '{name}.tool_calls': {fault}")
+    if len(message) > 2:
+        fault = fault_of_message_keys(message)
+        if fault:
+            raise Fault(f"field '{name}{fault}")
     return {**message, "content": whole_text(content, f"field '{name}.content'")}
 
 

@@ -9,8 +9,9 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.core.atomic import PathLike
-from posttrain.core.chat import stop_ids
+from posttrain.core.chat import all_stop_ids
 from posttrain.core.errors import ModelError
+from posttrain.core.noise_off import original_noise
 from posttrain.core.older_readers import write_for_older_readers
 
 
@@ -33,16 +34,15 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     inner.config.use_cache = True
     if inner.can_generate():
         inner.generation_config = _generation_config(inner, tokenizer)
-    model.save_pretrained(str(out_dir))
+    with original_noise(inner):
+        model.save_pretrained(str(out_dir))
     tokenizer.save_pretrained(str(out_dir))
     write_for_older_readers(out_dir)
 
 
 def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     config = model.generation_config or GenerationConfig()
-    listed = config.eos_token_id
-    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    config.eos_token_id = list(dict.fromkeys([*stop_ids(tokenizer), *listed]))
+    config.eos_token_id = all_stop_ids(tokenizer, config.eos_token_id)
     config.pad_token_id = tokenizer.pad_token_id
     if not config.do_sample and any(value is not None for value in (config.temperature, config.top_p, config.top_k)):
         # Sampling numbers without sampling: transformers refuses to save that, at the end of the training run.

@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from posttrain.core.atomic import PathLike
@@ -33,7 +34,10 @@ from posttrain.core.model_files import (
     weight_files,
 )
 from posttrain.core.model_saving import save_model
+from posttrain.core.noise_off import switch_noise_off
 from posttrain.core.packed_linear import pack_linears
+from posttrain.core.pooling import give_own_pad
+from posttrain.core.row_angles import separate_rows
 
 __all__ = [
     "check_model_dir",
@@ -45,6 +49,7 @@ __all__ = [
     "merge_adapter",
     "model_hash",
     "resolve",
+    "reward_tokenizer",
     "save_model",
 ]
 
@@ -57,7 +62,7 @@ _MERGE_TOLERANCE = 1e-4
 def load_causal_lm(
     model_dir: PathLike, dtype: str = "float32", device: str = "cpu", quantization: Any = None
 ) -> PreTrainedModel:
-    """Load a language model for sampling, scoring or further training: eval mode, no dropout in attention.
+    """Load a language model for sampling, scoring or further training: eval mode, no dropout of its own.
 
     An adapter is merged into its base in float32 before the cast, so that what comes back is always a plain model.
 
@@ -87,6 +92,8 @@ def load_reward_model(model_dir: PathLike, dtype: str = "float32", device: str =
             f"{', '.join(config.architectures or ['unknown'])}; give what `posttrain train reward-model` made"
         )
     model = _load(AutoModelForSequenceClassification, model_dir, dtype, device)
+    if is_adapter(model_dir):  # its base's configuration is that of another task
+        _set_pad(model, reward_tokenizer(model_dir)[1])
     _require_pad_token(model, model_dir)
     model = _with_float32_head(model, model_dir)
     pack_linears(model)
@@ -104,11 +111,10 @@ def init_reward_model(
     Raises:
         ModelError: any other weight is missing, or the tokenizer cannot be loaded (it names the padding token).
     """
-    tokenizer = load_tokenizer(model_dir)
+    _, pad_id = reward_tokenizer(model_dir)
     with torch.random.fork_rng(devices=[]):
         model = _load(AutoModelForSequenceClassification, model_dir, dtype, device, {_HEAD}, quantization)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
+    _set_pad(model, pad_id)
     model = _with_float32_head(model, model_dir)
     if _stored_head(model_dir) is None:
         generator = torch.Generator().manual_seed(seed)
@@ -117,6 +123,26 @@ def init_reward_model(
             weight = _head(model).weight
             weight.copy_(torch.empty(weight.shape).normal_(0.0, deviation, generator=generator))
     return model
+
+
+def reward_tokenizer(model_dir: PathLike) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load the tokenizer of a folder as a reward model needs it, and say which token its class takes for padding.
+
+    A language model gets a padding token that ends no row; a reward model keeps what its configuration names, or,
+    where adapters were trained above a language model, what its tokenizer names.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded, or has no token to pad with.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    if _stored_head(model_dir) is not None:
+        config = load_config(model_dir)
+        above = is_adapter(model_dir) and not any("SequenceClass" in name for name in config.architectures or ())
+        pad_id = tokenizer.pad_token_id if above else config.get_text_config().pad_token_id
+        if pad_id is not None:
+            return tokenizer, pad_id
+    give_own_pad(tokenizer, model_dir)
+    return tokenizer, tokenizer.pad_token_id
 
 
 def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
@@ -184,7 +210,7 @@ def _load(
 
 
 def load_config(model_dir: PathLike) -> Any:
-    """Load a model's configuration, that of the base where the folder is an adapter, without dropout in attention.
+    """Load a model's configuration, that of the base where the folder is an adapter.
 
     Raises:
         ModelError: it is missing, of an unknown architecture, or contradicts itself.
@@ -195,8 +221,6 @@ def load_config(model_dir: PathLike) -> Any:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         told = " ".join(str(error).split())
         raise ModelError(f"no model configuration can be loaded from {model_dir}: {told}") from error
-    if hasattr(config, "attention_dropout"):
-        config.attention_dropout = 0.0
     return config
 
 
@@ -234,6 +258,8 @@ def _load_whole(
             f"{model_dir} lacks {len(wrong)} weights of a {type(model).__name__}: {', '.join(wrong[:5])}; "
             "give the folder that was trained for this"
         )
+    switch_noise_off(model)
+    separate_rows(model)
     return model
 
 
@@ -290,6 +316,11 @@ def _stored_head(model_dir: PathLike) -> Tensor | None:
                 if key == _HEAD or key.endswith(f".{_HEAD}"):
                     return file.get_tensor(key)
     return None
+
+
+def _set_pad(model: PreTrainedModel, pad_id: int | None) -> None:
+    model.config.get_text_config().pad_token_id = pad_id
+    model.config.pad_token_id = pad_id
 
 
 def _require_pad_token(model: PreTrainedModel, model_dir: PathLike) -> None:

@@ -56,7 +56,7 @@ def _rewrite(path: Path, older: Change, reading: Reading) -> None:
 
 def _readings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {
-        "ids": [tokenizer(text)["input_ids"] for text in _PROBES],
+        "tokens": [tokenizer.tokenize(text) for text in _PROBES],
         "named": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "special": sorted(map(str, tokenizer.all_special_tokens)),
         "template": tokenizer.chat_template,

@@ -10,6 +10,7 @@ from posttrain.core.errors import DataError
 from posttrain.core.file_kinds import hint_on_row
 from posttrain.core.formats import Row, read_numbered
 from posttrain.core.messages import PROMPT_EXAMPLE, Fault, as_prompt, prompt_id, shown, whole_text
+from posttrain.core.row_keys import fault_of_row_keys, fault_of_second_conversation
 
 
 def read_prompts(path: PathLike) -> tuple[list[Row], list[Row]]:
@@ -86,12 +87,16 @@ def usable_prompt(row: Row | str) -> Row:
             raise Fault(row)
         name = _own_id(row)
         if "prompt" not in row:
-            found = ", ".join(row) or "nothing"
-            raise Fault(f"no field 'prompt' (found: {found}); expected {PROMPT_EXAMPLE} or a text{hint_on_row(row)}")
+            names = ", ".join(row) or "nothing"
+            raise Fault(f"no field 'prompt' (found: {names}); expected {PROMPT_EXAMPLE} or a text{hint_on_row(row)}")
         messages = as_prompt(row["prompt"])
+        wrong = fault_of_row_keys(row, messages, learned=False)
+        wrong = wrong or fault_of_second_conversation(row, "messages", messages, whole=False)
+        if wrong:
+            raise Fault(wrong)
     except Fault as fault:
         raise UnusablePrompt(name, str(fault)) from None
-    return {**row, "prompt": messages, "prompt_id": prompt_id(messages) if name is None else name}
+    return {**row, "prompt": messages, "prompt_id": prompt_id(messages, row.get("tools")) if name is None else name}
 
 
 def _own_id(row: Mapping[str, Any]) -> str | None:

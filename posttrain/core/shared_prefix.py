@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from posttrain.core.packed_linear import PackedLinear
 from posttrain.core.packing import Pack
+from posttrain.core.row_angles import follows_length
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
 
 __all__ = ["UnsupportedModel", "hidden_states", "last_hidden_states", "only_at", "rounding_limit", "why_not_packed"]
@@ -27,7 +28,6 @@ __all__ = ["UnsupportedModel", "hidden_states", "last_hidden_states", "only_at",
 # see its prompt.
 _LEAST_TOLERANCE = 1e-4
 _ROUNDINGS = 4
-_ROPE_BY_BATCH = ("dynamic", "longrope")  # their angles follow the longest row of a batch
 
 
 def why_not_packed(model: PreTrainedModel, num_tokens: int) -> str | None:
@@ -48,9 +48,8 @@ def why_not_packed(model: PreTrainedModel, num_tokens: int) -> str | None:
             return f"{name} is {window} and the longest row has {num_tokens} tokens"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "it caps the logits of its attention"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if any(kind in str(rope) for kind in _ROPE_BY_BATCH):
-        return "its positions depend on the longest row of a batch"
+    if follows_length(config):
+        return "its positions depend on the length of a row"
     return None
 
 

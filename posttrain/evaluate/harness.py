@@ -88,12 +88,14 @@ def run_harness(model_dir: Path, model: str, job: HarnessJob, artifact: str | No
 
     from posttrain.core.chat import load_tokenizer
     from posttrain.core.models import load_causal_lm
+    from posttrain.core.row_angles import follows_length
     from posttrain.evaluate.harness_model import CountingModel, drop_settings
 
     manager = _find_tasks(job)  # before the model, which takes longer to load
     loaded = load_causal_lm(model_dir, job.dtype, job.device)
     dropped = drop_settings(loaded)
-    wrapped = CountingModel(loaded, load_tokenizer(model_dir), job.batch_size)
+    batch_size = 1 if follows_length(loaded.config) else job.batch_size  # it gives no positions that tell rows apart
+    wrapped = CountingModel(loaded, load_tokenizer(model_dir), batch_size)
     try:
         results = lm_eval.simple_evaluate(
             wrapped,

@@ -119,7 +119,7 @@ def reward_model_section(run: Run) -> Section:
 
 def _measured(report: Mapping[str, Any], key: str) -> str:
     """Write a measure with its interval, where the report has one."""
-    bounds: dict[str, Any] = {"low": report.get(f"{key}_low"), "high": report.get(f"{key}_high")}
+    bounds: Mapping[str, Any] = {"low": report.get(f"{key}_low"), "high": report.get(f"{key}_high")}
     counts = {"length_only_accuracy": "num_pairs", "length_matched_accuracy": "num_length_matched"}
     if key in counts and is_number(report.get(key)) and report.get(counts[key]):
         bounds = _bounds(report[key], report[counts[key]])

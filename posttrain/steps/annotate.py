@@ -55,8 +55,8 @@ def label_file(
 ) -> dict[str, Any]:
     """Take rows that a person ranked, without held-out prompts and preferences weaker than `min_strength`."""
     rows = [_named(row) for row in read_rows(annotator.path)]
-    rankings = [row for row in rows if "completions" in row]
-    pairs = [row for row in rows if "completions" not in row]
+    rankings = [row for row in rows if row.get("completions") is not None]
+    pairs = [row for row in rows if row.get("completions") is None]
     check_rows(rankings, "ranking", annotator.path)
     check_rows(pairs, "preference", annotator.path)
     check_strength_names(rows, annotator.path)

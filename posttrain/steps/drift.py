@@ -60,7 +60,8 @@ def _first_answers(rows: Iterable[Row]) -> list[Row]:
 
 def _sampled(tokenizer: Any, row: Row, date: str | None) -> Tokens:
     """Return a row's ids and which the policy said; the end of turn of an answer that was cut is not its own."""
-    encoded = encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"], date)
+    prompt = normalize_prompt(row["prompt"])
+    encoded = encode_example(tokenizer, prompt, row["completion"], date, tools=row.get("tools"))
     if row.get("finish_reason") != "length":
         return encoded.ids, encoded.mask
     return encoded.ids, [int(m and not f) for m, f in zip(encoded.mask, encoded.format_mask, strict=True)]

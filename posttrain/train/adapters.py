@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from posttrain.core.model_files import note_base
 from posttrain.core.models import load_adapted
@@ -20,6 +23,53 @@ from posttrain.train.errors import TrainError
 ADAPTER_FOLDER = "adapter"
 MAX_MERGE_DELTA = 1e-4
 """Largest difference of outputs between merged and unmerged weights, relative to the largest output above 1."""
+
+
+def check_targets(model: nn.Module, targets: str | Sequence[str]) -> None:
+    """Refuse names of layers that a model does not have: peft adapts the others and says nothing.
+
+    Args:
+        targets: "all-linear", a regular expression for whole names, or ends of names.
+
+    Raises:
+        TrainError: lists the names that match nothing or no layer that can be adapted, and those of the model.
+    """
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        return
+    layers = {name: layer for name, layer in model.named_modules() if name}
+    faults = []
+    for target in [targets] if isinstance(targets, str) else targets:
+        found = [layer for name, layer in layers.items() if _matches(name, target, isinstance(targets, str))]
+        wrong = sorted({type(layer).__name__ for layer in found if not _can_be_adapted(layer)})
+        if not found:
+            faults.append(f"{target!r} matches no layer")
+        elif wrong:
+            faults.append(f"{target!r} matches {', '.join(wrong)}, which takes no adapter")
+    if faults or not targets:
+        known = sorted({name.rpartition(".")[2] for name, layer in layers.items() if _can_be_adapted(layer)})
+        raise TrainError(
+            f"lora.target_modules: {'; '.join(faults) or 'it is empty'}. Layers of this {type(model).__name__}: "
+            f"{', '.join(known)}; or use all-linear."
+        )
+
+
+def _matches(name: str, target: str, is_pattern: bool) -> bool:
+    if not is_pattern:
+        return name == target or name.endswith(f".{target}")
+    try:
+        return re.fullmatch(target, name) is not None
+    except re.error as error:
+        raise TrainError(f"lora.target_modules {target!r} is no regular expression: {error}.") from error
+
+
+def _can_be_adapted(layer: nn.Module) -> bool:
+    kinds = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
+    return isinstance(layer, kinds) or "Linear" in type(layer).__name__
+
+
+def adapted_layers(model: nn.Module) -> list[str]:
+    """List the layers that have adapters."""
+    return [name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
 
 
 def save_adapter(

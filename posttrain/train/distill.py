@@ -97,7 +97,7 @@ def train_distill(
         args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "CAUSAL_LM"),
+        peft_config=lora_arguments(job, model, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
     identity: dict[str, Any] = dict(fingerprint(dataset))

@@ -97,10 +97,13 @@ def train_dpo(
     trainer = DPOTrainer(
         model=model,
         # With this flag TRL keeps no reference model in memory; ours replaces what it would compute.
-        args=training_arguments(trl.DPOConfig, job, plan, max_length=None, precompute_ref_log_probs=True),
+        # What it would do against dropout is done (noise_off.py), and would take that of the adapters as well.
+        args=training_arguments(
+            trl.DPOConfig, job, plan, max_length=None, precompute_ref_log_probs=True, disable_dropout=False
+        ),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "CAUSAL_LM"),
+        peft_config=lora_arguments(job, model, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
@@ -153,14 +156,17 @@ class DPOTrainer(ExactTrainer, trl.DPOTrainer):
     def check_start(self, job: Job) -> None:
         """Refuse to start unless the policy is its reference: rewards 0, and the loss that follows from it (ln 2).
 
+        The policy runs as in a step, in training mode, so that noise shows; random numbers drawn here do not count.
+
         Raises:
             TrainError: gives the rewards and the loss.
         """
         step: Batch = self._prepare_inputs(next(iter(self._loader)))
         batch: Batch = step["parts"][0]
         was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad(), job.precision(), self._forward.attention():
+        self.model.train()
+        devices = [job.device] if job.device.startswith("cuda") else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), job.precision(), self._forward.attention():
             pairs = self._compare(self.model, batch)
         self.model.train(was_training)
         reward = float(torch.cat([pairs["chosen_rewards"], pairs["rejected_rewards"]]).abs().max())

@@ -2,7 +2,7 @@
 
 Rows go through the model in packs (posttrain/core/packing.py), where no token is padding and a prompt's keys and values
 are computed once for its answers. A model whose attention packs cannot hold is run on padded rows, which give the same
-numbers. Before a run the two are compared on some of its rows.
+numbers. Before a run the two are compared on some of its rows, and padded rows with the same rows alone.
 
 The output head is the largest matrix product of a small model. A hook in front of it takes the hidden states of the
 wanted positions alone; whatever a model does besides (soft caps, scales, adapters on the head) is left to the model.
@@ -12,6 +12,7 @@ Shapes: B rows, T positions, N wanted positions, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -21,12 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from posttrain.core.errors import ModelError
 from posttrain.core.packing import Pack
+from posttrain.core.row_angles import follows_length
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
 from posttrain.core.shared_prefix import only_at, rounding_limit, why_not_packed
 from posttrain.train.batches import Array
+from posttrain.train.errors import TrainError
 from posttrain.train.head import fused_logprobs
 from posttrain.train.losses import entropy_and_hits, token_logprobs
+
+log = logging.getLogger(__name__)
+
+# A cap lets small logits through as they are; those of published models stand at 15 to 50.
+_LARGE_LOGITS = (300.0, 30_000.0)
 
 Part = dict[str, Any]
 """What `make_part` gives, on the model's device."""
@@ -47,6 +56,7 @@ class Forward:
         self._model = model
         self._own_attention: str = model.config._attn_implementation
         self.why_padded = why_not_packed(model, longest)
+        self._follows_length = follows_length(model.config)
         self._linear: tuple[nn.Module | None, bool] = (None, False)  # a head, and whether its product is the logits
 
     @property
@@ -68,20 +78,62 @@ class Forward:
         """
         if self.why_padded is not None:
             return
-        was_training = self._model.training
-        self._model.eval()
         try:
-            with torch.no_grad():
+            with self._as_it_is():
                 packed, padded = (to_device(part, self._model.device) for part in (packed, padded))
                 alone_NH = self.hidden_at(self._model, padded, padded["places"])
                 with self.attention():
                     together_NH = self.hidden_at(self._model, packed, packed["places"])
-            distance = float(((together_NH - alone_NH).norm(dim=1) / alone_NH.norm(dim=1)).max())
-            limit = rounding_limit(self._model, alone_NH.dtype)
+                    self._model.train()  # what layers ask of attention in training only
+                    self.hidden_at(self._model, packed, packed["places"])
+            distance, limit = self._distance(together_NH, alone_NH)
             if not distance <= limit:
                 self.why_padded = f"hidden states in packs are off by {distance:.2g} (limit {limit:g})"
-        except (UnsupportedModel, TypeError) as error:  # TypeError: a layer that takes no further arguments
+        except (ModelError, TypeError) as error:  # TypeError: a layer that takes no further arguments
             self.why_padded = str(error)
+
+    def check_padding(self, padded: Part) -> None:
+        """Refuse a model in which a row's hidden states depend on the rows beside it.
+
+        Args:
+            padded: a short and a long row, with the `places` of some of their tokens.
+
+        Raises:
+            TrainError: gives the difference.
+        """
+        padded = to_device(padded, self._model.device)
+        ids_BT, places_N = padded["ids"], padded["places"]
+        distances = []
+        with self._as_it_is():
+            together_NH = self.hidden_at(self._model, padded, places_N)
+            for row, positions_T in enumerate(padded["positions"]):
+                own_N = places_N // ids_BT.shape[1] == row
+                length = int(positions_T.max()) + 1
+                alone = {"ids": ids_BT[row : row + 1, :length], "positions": positions_T[None, :length]}
+                alone_NH = self.hidden_at(self._model, alone, places_N[own_N] % ids_BT.shape[1])
+                distances.append(self._distance(together_NH[own_N], alone_NH))
+        distance, limit = max(distances)
+        if not distance <= limit:
+            raise TrainError(
+                f"{type(self._model).__name__} gives a short row other hidden states beside a long one than alone: "
+                f"they are off by {distance:.2g} (limit {limit:g}), so it cannot be trained on padded batches. "
+                "Set max_tokens so that all rows are short, or take another model."
+            )
+
+    def _distance(self, hidden_NH: Tensor, wanted_NH: Tensor) -> tuple[float, float]:
+        """Return how far hidden states are apart, as a share of their length, and what rounding explains."""
+        share_N = (hidden_NH - wanted_NH).norm(dim=1) / wanted_NH.norm(dim=1)
+        return float(share_N.max()) if len(share_N) else 0.0, rounding_limit(self._model, wanted_NH.dtype)
+
+    @contextmanager
+    def _as_it_is(self) -> Iterator[None]:
+        """Run the model in evaluation mode and without gradients; whatever random numbers it draws do not count."""
+        was_training = self._model.training
+        devices = [self._model.device] if self._model.device.type == "cuda" else []
+        self._model.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=devices):
+                yield
         finally:
             self._model.train(was_training)
 
@@ -126,8 +178,7 @@ class Forward:
     def scores_at(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
         """Run a reward model and give the scores at some places, scores_N, with the head in float32.
 
-        The classifiers of transformers look for the last token that is not the pad token, and so read one token too
-        early where pad and end of turn are the same token; here the caller says where a row ends.
+        The caller says where a row ends, which is where the model's class would read it (core/pooling.py).
         """
         hidden_NH = self.hidden_at(model, part, places_N)
         with torch.autocast(device_type=hidden_NH.device.type, enabled=False):
@@ -175,31 +226,44 @@ class Forward:
             self._linear = (head, whole and self._logits_are_the_product(head))
         return self._linear[1]
 
-    @torch.no_grad()
     def _logits_are_the_product(self, head: nn.Module) -> bool:
+        """Compare logits with the head's product, as they come and so large that a cap would show."""
+        size = 0.0
+        for wanted in (None, *_LARGE_LOGITS):
+            scale = 1.0 if wanted is None or size == 0.0 else wanted / size
+            product, logits = self._product_and_logits(head, scale)
+            if product is None:
+                return False
+            largest = float(product.abs().max())
+            if not torch.allclose(product, logits, rtol=1e-4, atol=1e-4 * max(1.0, largest)):
+                return False
+            size = largest / scale
+        return True
+
+    def _product_and_logits(self, head: nn.Module, scale: float) -> tuple[Tensor | None, Tensor]:
+        """Run three tokens with the hidden states in front of the head multiplied; None where it is not called."""
         seen: list[Tensor] = []
-        was_training = self._model.training
-        self._model.eval()
+
+        def scaled(hidden_BTH: Tensor) -> Tensor:
+            seen.append(hidden_BTH * scale)
+            return seen[-1]
+
         ids_BT = torch.tensor([[0, 1, 2]], device=self._model.device)
-
-        def remember(hidden_BTH: Tensor) -> Tensor:
-            seen.append(hidden_BTH)
-            return hidden_BTH
-
         without = torch.autocast(self._model.device.type, enabled=False)
-        with _before(head, remember), without, self._attending(self._own_attention):
-            logits = self._model(input_ids=ids_BT, use_cache=False)
-        self._model.train(was_training)
-        if not seen:
-            return False
-        product = F.linear(seen[0], head.weight, getattr(head, "bias", None))  # type: ignore[arg-type]
-        return bool(torch.allclose(product.float(), logits.logits.float(), rtol=1e-4, atol=1e-4))
+        with _before(head, scaled), without, self._as_it_is(), self._attending(self._own_attention):
+            logits = self._model(input_ids=ids_BT, use_cache=False).logits.float()
+            if not seen:
+                return None, logits
+            product = F.linear(seen[0], head.weight, getattr(head, "bias", None))  # type: ignore[arg-type]
+        return product.float(), logits
 
     def _run(self, model: nn.Module, part: Part, places_N: Tensor) -> Tensor:
         pack: Pack | None = part.get("pack")
         with ExitStack() as stack:
             if pack is None:
                 inputs: dict[str, Any] = {"input_ids": part["ids"]}
+                if self._follows_length:
+                    inputs["position_ids"] = part["positions"]
             else:
                 positions = torch.tensor([pack.positions], device=part["ids"].device)
                 inputs = {"input_ids": part["ids"], "position_ids": positions}
@@ -228,9 +292,15 @@ def prepare_forward(model: Any, make: Callable[[bool], R]) -> tuple[Forward, R]:
     """
     packed = make(True)
     forward = Forward(model, int(packed.longest.max()))
-    rows = np.argsort(packed.longest)[-2:].tolist()
+    order = np.argsort(packed.longest)
+    rows = order[-2:].tolist()
     forward.compare(packed.part(rows), make(False).part(rows))
-    return forward, packed if forward.packs else make(False)
+    if forward.packs:
+        return forward, packed
+    log.warning("rows go through the model padded, not in packs, which takes longer: %s", forward.why_padded)
+    padded = make(False)
+    forward.check_padding(padded.part([int(order[0]), int(order[-1])]))
+    return forward, padded
 
 
 def to_device(part: Part, device: Any) -> Part:

@@ -23,10 +23,11 @@ def check_training_rows(kind: Kind, rows: Sequence[Any]) -> None:
     """
     where = "training rows"
     if kind in ("sft", "distill"):
-        check_rows(rows, "messages" if rows and "messages" in rows[0] else "completion", where)
+        check_rows(rows, "messages" if rows and rows[0].get("messages") is not None else "completion", where)
         return
-    rankings = [row for row in rows if "completions" in row] if kind == "reward_model" else []
-    pairs = [row for row in rows if "completions" not in row] if kind == "reward_model" else rows
+    ranks = kind == "reward_model"
+    rankings = [row for row in rows if ranks and row.get("completions") is not None]
+    pairs = [row for row in rows if not ranks or row.get("completions") is None]
     if rankings:
         check_rows(rankings, "ranking", f"{where} with completions")
     if pairs or not rankings:

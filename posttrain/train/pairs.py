@@ -46,13 +46,15 @@ def tokenize_pairs(
     kept: list[dict[str, Any]] = []
     for number, row in enumerate(rows):
         try:
-            prompt = normalize_prompt(row["prompt"])
-            prompt_ids = encode_prompt(tokenizer, prompt, config.template_date)
-            sides = [encode_example(tokenizer, prompt, row[side], config.template_date) for side in SIDES]
+            prompt, tools = normalize_prompt(row["prompt"]), row.get("tools")
+            prompt_ids = encode_prompt(tokenizer, prompt, config.template_date, tools)
+            sides = [encode_example(tokenizer, prompt, row[side], config.template_date, tools=tools) for side in SIDES]
+            cut = [truncate(tokenizer, side, config.max_tokens) for side in sides]
         except DataError as error:
             faults.add(f"row {number + 1}: {error}")
             continue
-        pair = _fit(prompt_ids, sides, config.max_tokens, mask_format_tokens, intake)
+        was_cut = any(len(side.ids) > config.max_tokens for side in sides)
+        pair = _fit(prompt_ids, cut, was_cut, mask_format_tokens, intake)
         if pair is not None:
             kept.append({"row": number, "prompt_ids": prompt_ids, **pair})
     faults.raise_if_any(DataError)
@@ -61,10 +63,9 @@ def tokenize_pairs(
 
 
 def _fit(
-    prompt_ids: list[int], sides: list[Encoded], max_tokens: int, mask_format_tokens: bool, intake: Intake
+    prompt_ids: list[int], cut: list[Encoded | None], was_cut: bool, mask_format_tokens: bool, intake: Intake
 ) -> dict[str, list[int]] | None:
-    """Cut both sides to max_tokens; None, and a count, where nothing is left to compare."""
-    cut = [truncate(side, max_tokens) for side in sides]
+    """Split both sides, cut to max_tokens; None, and a count, where nothing is left to compare."""
     if any(side is None for side in cut):
         intake.drop_too_long()
         return None
@@ -76,7 +77,6 @@ def _fit(
         pair[f"{name}_ids"] = side.ids[start:]
         pair[f"{name}_mask"] = side.mask[start:]
         pair[f"{name}_scored"] = [int(m and not f) for m, f in zip(side.mask, shown, strict=True)][start:]
-    was_cut = any(len(side.ids) > max_tokens for side in sides)
     has_words = any(pair["chosen_scored"]) and any(pair["rejected_scored"])
     if not has_words or pair["chosen_ids"] == pair["rejected_ids"]:
         if was_cut:  # what tells the two apart lies beyond

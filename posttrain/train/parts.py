@@ -27,15 +27,17 @@ def make_part(families: Sequence[Family], pad_id: int, packed: bool) -> tuple[di
         packed: whether to make a pack.
 
     Returns:
-        What `Forward` reads, `ids` of the shape (1, T) and `pack`, or (B, T); and for each sequence, family by family,
-        the flat place of each of its tokens. Sequences in a pack share the places of their prompt.
+        What `Forward` reads, `ids` of the shape (1, T) and `pack`, or (B, T) and `positions`, in which padding repeats
+        the place of a row's last token; and for each sequence, family by family, the flat place of each of its tokens.
+        Sequences in a pack share the places of their prompt.
     """
     if packed:
         return _pack(families)
     sequences = [np.concatenate([prompt, answer]) for prompt, answers in families for answer in answers]
     ids_BT = pad_rows(sequences, pad_id)
     places = [row * ids_BT.shape[1] + np.arange(len(ids)) for row, ids in enumerate(sequences)]
-    return {"ids": torch.from_numpy(ids_BT)}, places
+    positions_BT = np.minimum(np.arange(ids_BT.shape[1]), np.array([[len(ids) - 1] for ids in sequences]))
+    return {"ids": torch.from_numpy(ids_BT), "positions": torch.from_numpy(positions_BT)}, places
 
 
 def _pack(families: Sequence[Family]) -> tuple[dict[str, Any], list[Array]]:

@@ -18,6 +18,7 @@ from posttrain.config import RewardModelConfig
 from posttrain.core.chat import Encoded, encode_example, encode_prompt, truncate
 from posttrain.core.errors import DataError, Faults
 from posttrain.core.formats import normalize_prompt
+from posttrain.core.pooling import pooled
 from posttrain.train.batches import Array, Ragged, Step, split_fillers
 from posttrain.train.intake import Intake
 from posttrain.train.kinds import check_training_rows
@@ -36,7 +37,7 @@ def as_rankings(rows: Iterable[Mapping[str, Any]], needs_strength: bool = False)
     """
     given: list[Row] = [dict(row) for row in rows]
     check_training_rows("reward_model", given)
-    rankings = [row if "completions" in row else _pair_as_ranking(row) for row in given]
+    rankings = [row if row.get("completions") is not None else _pair_as_ranking(row) for row in given]
     if needs_strength:
         faults = Faults("training rows")
         for number, ranking in enumerate(rankings, start=1):
@@ -55,9 +56,12 @@ def _pair_as_ranking(pair: Row) -> Row:
 
 
 def tokenize_rankings(
-    rankings: list[Row], tokenizer: PreTrainedTokenizerBase, config: RewardModelConfig
+    rankings: list[Row], tokenizer: PreTrainedTokenizerBase, config: RewardModelConfig, pad_id: int | None = None
 ) -> tuple[Dataset, Intake]:
     """Turn rankings into token ids and the pairs that they hold.
+
+    Args:
+        pad_id: what the model takes for padding; answers are cut after their last other token.
 
     Returns:
         A dataset with `prompt_ids`; `answer_ids`, all answers of the row one after the other, and their
@@ -71,13 +75,18 @@ def tokenize_rankings(
     kept: list[Row] = []
     for number, ranking in enumerate(rankings):
         try:
-            prompt = normalize_prompt(ranking["prompt"])
-            prompt_ids = encode_prompt(tokenizer, prompt, config.template_date)
-            answers = [encode_example(tokenizer, prompt, a, config.template_date) for a in ranking["completions"]]
+            prompt, tools = normalize_prompt(ranking["prompt"]), ranking.get("tools")
+            prompt_ids = encode_prompt(tokenizer, prompt, config.template_date, tools)
+            answers = [
+                encode_example(tokenizer, prompt, answer, config.template_date, tools=tools)
+                for answer in ranking["completions"]
+            ]
+            cut = [truncate(tokenizer, answer, config.max_tokens) for answer in answers]
         except DataError as error:
             faults.add(f"row {number + 1}: {error}")
             continue
-        row = _fit(prompt_ids, answers, ranking.get("strengths"), config, intake)
+        was_cut = any(len(answer.ids) > config.max_tokens for answer in answers)
+        row = _fit(prompt_ids, cut, was_cut, ranking.get("strengths"), config, pad_id, intake)
         if row is not None:
             kept.append({"row": number, "prompt_ids": prompt_ids, **row})
     faults.raise_if_any(DataError)
@@ -87,21 +96,24 @@ def tokenize_rankings(
 
 def _fit(
     prompt_ids: list[int],
-    answers: list[Encoded],
+    cut: list[Encoded | None],
+    was_cut: bool,
     strengths: list[str] | None,
     config: RewardModelConfig,
+    pad_id: int | None,
     intake: Intake,
 ) -> Row | None:
-    """Cut answers to max_tokens and list their pairs; None, and a count, where nothing is left to compare."""
-    cut = [truncate(answer, config.max_tokens) for answer in answers]
-    ids = [answer.ids[len(prompt_ids) :] for answer in cut if answer is not None]
-    if len(ids) < len(answers):
+    """List the pairs of answers, cut to max_tokens; None, and a count, where nothing is left to compare."""
+    ids = [pooled(answer.ids[len(prompt_ids) :], pad_id) for answer in cut if answer is not None]
+    if len(ids) < len(cut):
         intake.drop_too_long()
+        return None
+    if not all(ids):
+        intake.drop("an answer without words")
         return None
     places = list(itertools.combinations(range(len(ids)), 2))
     margins = [STRENGTH_MARGINS[name] if config.margin else 0.0 for name in strengths or [""] * len(places)]
     pairs = [(*place, margin) for place, margin in zip(places, margins, strict=True) if ids[place[0]] != ids[place[1]]]
-    was_cut = any(len(answer.ids) > config.max_tokens for answer in answers)
     if not pairs:
         if was_cut:  # what tells the answers apart lies beyond
             intake.drop_too_long()

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from posttrain.config import Execution, RewardModelConfig
 from posttrain.core.atomic import atomic_write
-from posttrain.core.chat import load_tokenizer
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
 from posttrain.core.formats import normalize_prompt, prompt_id
-from posttrain.core.models import check_model_dir, load_reward_model
+from posttrain.core.models import check_model_dir, load_reward_model, reward_tokenizer
 from posttrain.train.fingerprint import fingerprint
 from posttrain.train.forward import prepare_forward
 from posttrain.train.kinds import Progress
@@ -85,10 +84,10 @@ def train_reward_model(
     rows = list(rows)
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
-    tokenizer = load_tokenizer(job.model_dir)
+    tokenizer, pad_id = reward_tokenizer(job.model_dir)
     rankings, held_out = split_by_prompt(rankings, config.held_out, config.min_pairs)
     check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
-    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config))
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
@@ -98,10 +97,10 @@ def train_reward_model(
     plan = plan_steps(len(dataset), config)
     trainer = RewardTrainer(
         model=model,
-        args=training_arguments(trl.RewardConfig, job, plan, max_length=None),
+        args=training_arguments(trl.RewardConfig, job, plan, max_length=None, disable_dropout=False),  # it is off
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "SEQ_CLS"),
+        peft_config=lora_arguments(job, model, "SEQ_CLS"),
     )
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
     trained = run(job, trainer, tokenizer, intake, fingerprint(dataset), collate.probe())
@@ -141,6 +140,18 @@ FEW_PAIRS = 100
 """Fewer pairs than this are worth a warning before a reward model is made of them."""
 
 
+def _prompt_names(rows: list[Row]) -> list[str]:
+    """Name the prompt of each row by its content, rows of one text alike."""
+    names: dict[str, str] = {}
+    found = []
+    for row in rows:
+        messages = normalize_prompt(row["prompt"])
+        folded = [{**message, "content": normalized_text(message["content"])} for message in messages]
+        tools = row.get("tools")
+        found.append(names.setdefault(content_hash([folded, tools]), prompt_id(messages, tools)))
+    return found
+
+
 def num_pairs_of(rankings: Iterable[Row]) -> int:
     """Count the pairs of answers that rankings say something of."""
     return sum(math.comb(len(ranking["completions"]), 2) for ranking in rankings)
@@ -168,17 +179,6 @@ def check_number(num_pairs: int, num_held_out: int, min_pairs: int) -> None:
         "a reward model is trained on %d preference pairs and measured on %d: its accuracy will say little. %s",
         num_pairs, num_held_out, why,
     )  # fmt: skip
-
-
-def _prompt_names(rows: list[Row]) -> list[str]:
-    """Name the prompt of each row by its content, rows of one text alike."""
-    names: dict[str, str] = {}
-    found = []
-    for row in rows:
-        messages = normalize_prompt(row["prompt"])
-        text = content_hash([{**message, "content": normalized_text(message["content"])} for message in messages])
-        found.append(names.setdefault(text, prompt_id(messages)))
-    return found
 
 
 def report_on(held_out: list[Row], job: Job, tokenizer: Any) -> dict[str, Any]:

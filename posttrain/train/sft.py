@@ -89,7 +89,7 @@ def train_sft(
         args=training_arguments(trl.SFTConfig, job, plan, max_length=None),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_arguments(job, "CAUSAL_LM"),
+        peft_config=lora_arguments(job, model, "CAUSAL_LM"),
     )
     restore_forward(trainer.model)
     trainer.prepare_loop(config, make_loader(job, plan, collate, forward), forward)
@@ -114,10 +114,10 @@ def tokenize_rows(
     for number, row in enumerate(rows, start=1):
         try:
             examples = encode_row(row, tokenizer, config.template_date)
+            cut = [truncate(tokenizer, example, config.max_tokens) for example in examples]
         except DataError as error:
             faults.add(f"row {number}: {error}")
             continue
-        cut = [truncate(example, config.max_tokens) for example in examples]
         kept = [example for example in cut if example is not None and any(example.mask)]
         if not kept:
             intake.drop_too_long()
@@ -133,12 +133,13 @@ def tokenize_rows(
 
 def encode_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, date: str | None = None) -> list[Encoded]:
     """Encode an SFT row: usually one example; several where one cannot hold the conversation."""
-    if "messages" not in row:
-        return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"], date)]
+    tools = row.get("tools")
+    if row.get("messages") is None:
+        return [encode_example(tokenizer, normalize_prompt(row["prompt"]), row["completion"], date, tools=tools)]
     try:
-        return [encode_messages(tokenizer, row["messages"], date, row.get("tools"))]
+        return [encode_messages(tokenizer, row["messages"], date, tools)]
     except DataError:
-        return encode_turns(tokenizer, row["messages"], date, row.get("tools"))
+        return encode_turns(tokenizer, row["messages"], date, tools)
 
 
 class RowCollator:

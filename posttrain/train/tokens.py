@@ -50,16 +50,16 @@ def _lines(
     prompt = normalize_prompt(row["prompt"])
     answers = (
         {f"rank {place}": answer for place, answer in enumerate(row["completions"], start=1)}
-        if "completions" in row
+        if row.get("completions") is not None
         else {side: row[side] for side in ("chosen", "rejected")}
     )
     for side, answer in answers.items():
-        example = encode_example(tokenizer, prompt, answer, config.template_date)
+        example = encode_example(tokenizer, prompt, answer, config.template_date, tools=row.get("tools"))
         yield {"row": number, "side": side, **_shown(example, side, tokenizer, config)}
 
 
 def _shown(example: Encoded, side: str, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Line:
-    cut = truncate(example, config.max_tokens)
+    cut = truncate(tokenizer, example, config.max_tokens)
     if cut is None:
         empty: Line = {name: [] for name in ("tokens", "ids", "mask", "kinds", "text")}
         return empty | {"drop_reason": "longer than max_tokens"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
 from posttrain.core.models import model_hash
-from posttrain.train.adapters import float32_adapters
+from posttrain.train.adapters import adapted_layers, check_targets, float32_adapters
 from posttrain.train.batches import Array, EpochLoader, GlobalBatches, Step
 from posttrain.train.checkpoints import FOLDER, check_room, find_checkpoint, step_of
 from posttrain.train.errors import TrainError
@@ -36,6 +37,7 @@ from posttrain.train.sharding import shard
 from posttrain.train.steps import forget_moments, make_steps
 from posttrain.train.trackers import PROJECT, check_trackers, run_name
 
+log = logging.getLogger(__name__)
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
@@ -181,12 +183,17 @@ def training_arguments(kind: Callable[..., Arguments], job: Job, plan: Plan, **e
     return arguments
 
 
-def lora_arguments(job: Job, task: str) -> PeftLoraConfig | None:
-    """Map our adapter section to peft's; a reward model's head is trained in full beside the adapters."""
+def lora_arguments(job: Job, model: Any, task: str) -> PeftLoraConfig | None:
+    """Map our adapter section to peft's; a reward model's head is trained in full beside the adapters.
+
+    Raises:
+        TrainError: a name in target_modules that no layer of the model has.
+    """
     lora = job.config.lora
     if lora is None:
         return None
     modules = lora.target_modules
+    check_targets(model, modules)
     return PeftLoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a float is as good
@@ -256,6 +263,10 @@ def run(
     if job.in_4bit:
         float32_adapters(trainer.model)
     before = adapter_snapshot(trainer.model)
+    adapted = adapted_layers(trainer.model)
+    if adapted and main:
+        kinds = sorted({name.rpartition(".")[2] for name in adapted})
+        log.warning("%d layers get an adapter: %s", len(adapted), ", ".join(kinds))
     trainer.watch_adapters(before)
     if job.execution.sharding == "fsdp2" and trainer.args.world_size > 1:
         shard(trainer.model, job.device, job.config.dtype)
@@ -276,6 +287,7 @@ def run(
         "steps": trainer.state.global_step,
         "resumed_from": first_step,
         "train_seconds": seconds,
+        **({"adapted_layers": len(adapted)} if adapted else {}),
         **{name: value for name, value in last.items() if name not in ("step", "epoch")},
     }
 
@@ -289,4 +301,3 @@ def _checkpoint_of(job: Job, data: Any, main: bool) -> Path | None:
         "starting weights": model_hash(job.model_dir),
     }
     return find_checkpoint(job.out_dir / FOLDER, identity, main)
-

@@ -72,7 +72,7 @@ class PairwiseJudge:
     def _question(self, pair: Mapping[str, Any], swap: bool) -> str:
         texts = [quote(answer_text(pair[name])) for name in ("completion_a", "completion_b")]
         first, second = reversed(texts) if swap else texts
-        prompt = quote_prompt(normalize_prompt(pair["prompt"]))
+        prompt = quote_prompt(normalize_prompt(pair["prompt"]), pair.get("tools"))
         return fill(self.template, {"prompt": prompt, "completion_a": first, "completion_b": second})
 
 
@@ -113,6 +113,7 @@ def pair_rows(rows_a: Iterable[Mapping[str, Any]], rows_b: Iterable[Mapping[str,
                     "sample_index_a": row_a["sample_index"],
                     "sample_index_b": row_b["sample_index"],
                     "prompt": row_a["prompt"],
+                    **({"tools": row_a["tools"]} if row_a.get("tools") else {}),
                     "completion_a": row_a["completion"],
                     "completion_b": row_b["completion"],
                 }

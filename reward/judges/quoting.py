@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from posttrain.core.control_forms import break_forms, fold, insert
 from posttrain.core.files import content_hash
+from posttrain.core.tools import plain_tools
 from reward.errors import RewardError
 
 # Invisible characters whose only use in an answer is to hide or turn round text: zero-width spaces, soft hyphens,
@@ -36,9 +38,16 @@ def quote(text: str) -> str:
     return _FENCE.sub("> ", text)
 
 
-def quote_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Write a conversation as text, each message under its role, defused."""
-    return "\n\n".join(f"({message['role']})\n{quote(str(message.get('content') or ''))}" for message in messages)
+def quote_prompt(messages: Sequence[Mapping[str, Any]], tools: Any = None) -> str:
+    """Write a conversation as text, each message under its role, defused.
+
+    Args:
+        tools: the row's `tools`, the functions that the assistant could call; they come first.
+    """
+    schemas = plain_tools(tools)
+    parts = [] if schemas is None else [("tools", json.dumps(schemas, ensure_ascii=False))]
+    parts += [(message["role"], str(message.get("content") or "")) for message in messages]
+    return "\n\n".join(f"({name})\n{quote(text)}" for name, text in parts)
 
 
 def read_template(path: str | Path, places: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ class RubricJudge:
 
     def _question(self, row: Mapping[str, Any]) -> str:
         values = {
-            "prompt": quote_prompt(normalize_prompt(row["prompt"])),
+            "prompt": quote_prompt(normalize_prompt(row["prompt"]), row.get("tools")),
             "completion": quote(answer_text(row["completion"])),
             "low": str(self.low),
             "high": str(self.high),

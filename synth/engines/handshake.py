@@ -13,10 +13,8 @@ from posttrain.core.chat import load_tokenizer
 from posttrain.core.model_files import weight_files
 from posttrain.core.models import load_causal_lm, load_config
 from synth.engines.base import EngineError, ProbeReport
-from synth.engines.probe import Probe, take_probe
+from synth.engines.probe import Probe, rounded_to_bfloat16, take_probe
 
-LIMIT = 0.05
-"""Mean difference in nats a token, whatever the dtype: kernels elsewhere sum in other orders and precisions."""
 MEMORY_SHARE = 0.5
 """Weights that take a larger share of the machine's memory are not loaded for a check."""
 # What a server answers that has no such address or does not know the parameters.
@@ -47,7 +45,9 @@ def local_probe(model_dir: str | os.PathLike[str], dtype: str | None = None) -> 
         return f"the folder's weights ({size / 1e9:.1f} GB) take more than half of this machine's memory"
     stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
     model = load_causal_lm(model_dir, dtype or (stored if stored in ("bfloat16", "float16") else "float32"))
-    return take_probe(model, load_tokenizer(model_dir))
+    probe = take_probe(model, load_tokenizer(model_dir))
+    # An engine elsewhere may round weights that are stored in float32.
+    return rounded_to_bfloat16(probe, model) if model.dtype == torch.float32 else probe
 
 
 def compare(probe: Probe | str, ask: Ask, engine: str, model_dir: str | os.PathLike[str]) -> ProbeReport:
@@ -69,11 +69,12 @@ def compare(probe: Probe | str, ask: Ask, engine: str, model_dir: str | os.PathL
     except NotOffered as error:
         return ProbeReport(checked=False, difference=None, reason=str(error))
     difference = float((torch.tensor(logprobs) - probe.logprobs_T.float()).abs().mean())
-    if not difference <= LIMIT:
+    if not difference <= probe.limit:
         raise EngineError(
             f"log-probs of {engine} differ from those of {model_dir} by {difference:.2g} nats a token on average "
-            f"(limit {LIMIT}) - probed at start - its samples would not be this model's: does it hold these weights, "
-            "and not quantised?"
+            f"(limit {probe.limit:.2g}, measured from these weights in their own precision and in float32) - probed at "
+            "start - its samples would not be this model's: does it hold these weights, and not quantised? If it is "
+            "to be so, name no local copy, which leaves the check out"
         )
     return ProbeReport(checked=True, difference=difference, reason=None)
 

@@ -5,11 +5,14 @@ Shapes: N rows, V vocabulary, T tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.core.batching import token_logprobs
@@ -24,9 +27,11 @@ _PROBE = [{"role": "user", "content": "Name three primary colours, then say whic
 _COMPLETION = "Red, yellow and blue. I like blue best: it is the colour of the sea on a clear day, and of a good sky."
 # Tokens of the completion that are compared.
 _MOST_TOKENS = 24
-# Mean difference in nats above which the engine does not run the model that a plain forward pass runs.
-_TOLERANCE = {torch.float32: 1e-3}
-_LOW_PRECISION_TOLERANCE = 0.05
+# Mean difference in nats that float32 explains, that a lower precision explains at least, and how many times what it
+# does to the plain forward pass: engines that round differently are all about as far from float32.
+_LIMIT = 1e-3
+_LEAST_LIMIT = 5e-3
+_ROUNDINGS = 2.5
 
 
 def require_known_layers(config: PretrainedConfig) -> None:
@@ -50,12 +55,20 @@ class Probe:
     Attributes:
         prompt: token ids.
         completion: token ids that follow.
-        logprobs_T: of the completion's tokens, in nats, float32.
+        logprobs_T: of the completion's tokens, in nats, computed in float32.
+        rounding: the mean difference, in nats a token, to the same weights run in their own precision, or in the one
+            that an engine may take; 0 in float32.
     """
 
     prompt: list[int]
     completion: list[int]
     logprobs_T: Tensor
+    rounding: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """Return the mean difference above which an engine does not run these weights."""
+        return max(_LEAST_LIMIT, _ROUNDINGS * self.rounding) if self.rounding else _LIMIT
 
 
 @torch.inference_mode()
@@ -70,8 +83,53 @@ def take_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pr
     if room is not None:  # a tiny context still has to hold the probe
         prompt = prompt[: max(1, room // 2)]
         completion = completion[: max(1, room - len(prompt))]
+    probe = Probe(prompt, completion, _plain(model, prompt, completion))
+    if model.dtype == torch.float32:
+        return probe
+    with _in_float32(model) as exact:
+        return rounded(replace(probe, logprobs_T=_plain(exact, prompt, completion)), probe.logprobs_T)
+
+
+def rounded(probe: Probe, logprobs_T: Tensor) -> Probe:
+    """Note how far the log-probs of a lower precision are from a probe's."""
+    return replace(probe, rounding=float((logprobs_T - probe.logprobs_T).abs().mean()))
+
+
+@torch.inference_mode()
+def rounded_to_bfloat16(probe: Probe, model: PreTrainedModel) -> Probe:
+    """Note what bfloat16 would do to a probe that was taken in float32; the model is left in bfloat16."""
+    model.bfloat16()
+    return rounded(probe, _plain(model, probe.prompt, probe.completion))
+
+
+def _plain(model: PreTrainedModel, prompt: list[int], completion: list[int]) -> Tensor:
     ids_1T = torch.tensor([prompt + completion], device=model.device)
-    return Probe(prompt, completion, token_logprobs(model, ids_1T, torch.ones_like(ids_1T))[0, len(prompt) :])
+    return token_logprobs(model, ids_1T, torch.ones_like(ids_1T))[0, len(prompt) :]
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Let each layer's weights stand in float32 while it runs, so that only one takes twice its room."""
+    dtypes = {weight: weight.dtype for weight in model.parameters()}
+
+    def widen(layer: nn.Module, _: Any) -> None:
+        for weight in layer.parameters(recurse=False):
+            weight.data = weight.data.float()
+
+    def narrow(layer: nn.Module, *_: Any) -> None:
+        for weight in layer.parameters(recurse=False):
+            weight.data = weight.data.to(dtypes[weight])
+
+    handles = []
+    for layer in model.modules():
+        handles += [layer.register_forward_pre_hook(widen), layer.register_forward_hook(narrow)]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in model.modules():
+            narrow(layer)
 
 
 def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> float:
@@ -86,7 +144,7 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> float:
     """
     if not bool(torch.isfinite(probe.logprobs_T).all()):
         raise ModelError(f"log-probs of {name} are not finite; the weights may hold NaN, or overflow in this dtype")
-    limit = _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE)
+    limit = probe.limit
     own = model.config._attn_implementation
     if _is_plain(model.config.get_text_config()):
         model.set_attn_implementation(ATTENTION)
@@ -101,8 +159,9 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> float:
     if not difference <= limit:
         raise EngineError(
             f"the engine's log-probs differ from a plain forward pass by {difference:.2g} nats a token on average "
-            f"(limit {limit:g}) - {name}, probed at start - its samples would not be this model's; "
-            "use another engine ('vllm', or 'openai' with a server)"
+            f"(limit {limit:.2g}) - {name}, probed at start - its samples would not be this model's; "
+            f"{'' if model.dtype == torch.float32 else 'set dtype float32, or '}use another engine ('vllm', or "
+            "'openai' with a server)"
         )
     return difference
 

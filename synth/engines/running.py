@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from posttrain.core.batching import pad_right
+from posttrain.core.row_angles import follows_length
 from synth.engines.assembled import AssembledCache, step_masks
 from synth.engines.base import Request, SamplingParams
 from synth.engines.draw import draw_tokens, row_uniforms
@@ -55,12 +56,12 @@ def prefill_width(num_tokens: int) -> int:
 def context_of(config: PretrainedConfig) -> int | None:
     """Give the tokens that prompt and completion may have together, None where the configuration does not say.
 
-    Where positions are stretched as a batch grows longer ('dynamic', 'longrope'), this is the length up to which they
-    are not: beyond it a row's numbers would depend on its neighbours.
+    Where positions are stretched as a row grows longer ('dynamic', 'longrope'), this is the length up to which they are
+    not: beyond it the keys that a row has in store would have been turned by other angles than its next token.
     """
     context = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if any(kind in str(rope) for kind in ("dynamic", "longrope")):
+    if follows_length(config):
+        rope = config.rope_parameters
         original = rope.get("original_max_position_embeddings") or getattr(
             config, "original_max_position_embeddings", None
         )

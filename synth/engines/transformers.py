@@ -78,7 +78,7 @@ class TransformersEngine:
             longest = len(plan.requests[0].prompt_ids)
             batch = RunningBatch(model, params, plan.num_slots, plan.num_prompts, longest)
             for row in _run(batch, deque(_split(plan.requests, plan.num_slots)), plan.num_slots):
-                yield _sample(row, tokenizer)
+                yield _sample(row, tokenizer, params.stop_ids)
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None:
@@ -101,9 +101,7 @@ class BatchPlan:
     num_prompts: int
 
 
-def plan_batches(
-    requests: Sequence[Request], max_completion_tokens: int, max_batch_tokens: int
-) -> Iterator[BatchPlan]:
+def plan_batches(requests: Sequence[Request], max_completion_tokens: int, max_batch_tokens: int) -> Iterator[BatchPlan]:
     """Group requests whose samples take memory within a factor of two, so that one long prompt costs no other its slot.
 
     A sample takes room for its longest completion, and its share of room for its prompt.
@@ -167,11 +165,11 @@ def _take(pending: deque[Request], num_free: int, num_free_prompts: int) -> list
     return taken
 
 
-def _sample(row: FinishedRow, tokenizer: PreTrainedTokenizerBase) -> Sample:
+def _sample(row: FinishedRow, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> Sample:
     return Sample(
         key=row.request.key,
         sample_index=row.request.sample_indices[row.place],
-        text=decode_completion(tokenizer, list(row.ids)),
+        text=decode_completion(tokenizer, row.ids, stops),
         ids=row.ids,
         finish_reason=row.finish_reason,
         num_tokens=len(row.ids),

@@ -86,7 +86,7 @@ class VllmEngine:
             own_params = [self._vllm.SamplingParams(**named) for named in arguments]
             outputs = self._engine.generate(prompts, own_params, use_tqdm=False)
             for (request, place), output in zip(part, outputs, strict=True):
-                yield self._sample(request, place, output)
+                yield self._sample(request, place, output, params.stop_ids)
 
     def _open(self) -> Any:
         folder = self._settings["model"]
@@ -96,7 +96,7 @@ class VllmEngine:
         self.probe = compare(probe, partial(ask_vllm, self._vllm, engine), "vLLM", folder)
         return engine
 
-    def _sample(self, request: Request, place: int, output: Any) -> Sample:
+    def _sample(self, request: Request, place: int, output: Any, stops: Sequence[int]) -> Sample:
         if tuple(output.prompt_token_ids) != request.prompt_ids:
             raise EngineError(f"vLLM answered another prompt than {request.key!r}; this is a fault of its version")
         (completion,) = output.outputs
@@ -106,7 +106,7 @@ class VllmEngine:
         return Sample(
             key=request.key,
             sample_index=request.sample_indices[place],
-            text=decode_completion(self._tokenizer, ids),
+            text=decode_completion(self._tokenizer, ids, stops),
             ids=ids,
             finish_reason=completion.finish_reason,
             num_tokens=len(ids),

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.core.chat import stop_ids
 from posttrain.core.formats import prompt_id
 from synth.engines.base import Engine, SamplingParams
 from synth.errors import SynthError
@@ -46,9 +45,9 @@ def magpie(
         params: for user turns. `stop_ids` is replaced by the ids that end a user's turn in the template.
         round: number written into the rows.
         num_turns: user turns of a dialogue.
-        answer_params: for the answers between user turns, `stop_ids` replaced likewise; `params` when absent.
-        system_prompts: steer subject or language, in turn; they are not part of the prompts, but of their `system`
-            column. The paper found a general one to make prompts worse.
+        answer_params: for the answers between user turns, with the folder's stop ids; `params` when absent.
+        system_prompts: steer subject or language, in turn; they are not part of the prompts, but of their
+            `steered_by` column. The paper found a general one to make prompts worse.
         max_samples: where to stop with fewer prompts than asked; four times `num_prompts` when absent.
         date: for templates that print one.
 
@@ -64,8 +63,7 @@ def magpie(
         raise SynthError(f"magpie: num_turns is {num_turns}; expected at least 1")
     reader = read_turns(tokenizer)
     user_params = replace(params, stop_ids=reader.stop_ids)
-    answers = replace(answer_params or params, stop_ids=tuple(stop_ids(tokenizer)))
-    sampler = DialogueSampler(engine, reader, user_params, answers, seed, f"{SOURCE}:{round}", date)
+    sampler = DialogueSampler(engine, reader, user_params, answer_params or params, seed, f"{SOURCE}:{round}", date)
     budget = 4 * num_prompts if max_samples is None else max_samples
     rows: list[Row] = []
     dropped: list[Row] = []
@@ -101,7 +99,7 @@ def _row(dialogue: Dialogue, seed: int, round: int) -> Row:
         "seed": seed,
     }
     if dialogue.system is not None:
-        row["system"] = dialogue.system
+        row["steered_by"] = dialogue.system
     if dialogue.messages and dialogue.ended is not None:
         row["dialogue_ended"] = dialogue.ended
     return row

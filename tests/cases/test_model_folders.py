@@ -122,8 +122,8 @@ def test_transformers_4_reads_every_kind_of_saved_folder(tmp_path, tokenizer, ru
     folders = []
     for name, options in {"trained": [], "merged": ["lora.rank=2"]}.items():
         out = tmp_path / name
-        ran = run_command("train", "sft", "--model", base, "--data", data, "--out", out, "max_steps=1", "learning_rate=1e-3",
-                          *options)  # fmt: skip
+        asked = ("--model", base, "--data", data, "--out", out, "max_steps=1", "learning_rate=1e-3", *options)
+        ran = run_command("train", "sft", *asked)
         assert ran.code == 0, ran.said
         folders.append(out)
     average_checkpoints(folders, tmp_path / "averaged")

@@ -484,7 +484,7 @@ def test_cutting_keeps_something_to_learn_or_gives_nothing(family):
     encoded = chat.encode_example(family, [ASK], [SAY], DATE)
     prompt_length = encoded.mask.index(1)
     for limit in range(len(encoded.ids) + 3):
-        cut = chat.truncate(encoded, limit)
+        cut = chat.truncate(family, encoded, limit)
         if limit <= prompt_length:
             assert cut is None
         elif limit >= len(encoded.ids):

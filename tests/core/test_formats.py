@@ -23,7 +23,6 @@ GOOD = {
 BAD = [
     ("prompt", {"prompt": None}, ["no field 'prompt'", "expected [{"]),
     ("prompt", {"prompt": []}, ["expected a list of messages", "got []"]),
-    ("prompt", {"prompt": "say yes"}, ["expected a list of messages", "got 'say yes'"]),
     ("prompt", {"prompt": [USER, *ANSWER]}, ["expected the last role 'user', got 'assistant'"]),
     ("prompt", {"prompt": [{"role": "human", "content": "x"}]}, ["prompt[0].role", "system, user", "got 'human'"]),
     ("prompt", {"prompt": [{"role": "user"}]}, ["prompt[0].content", "expected a text, got nothing"]),

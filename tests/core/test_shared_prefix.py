@@ -149,7 +149,7 @@ def test_what_the_configuration_rules_out_is_named():
     assert why_not_packed(off, 100) is None
     assert "caps" in why_not_packed(made(Gemma2Config(**small, head_dim=8)), 10)
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert "longest row of a batch" in why_not_packed(made(LlamaConfig(**small, rope_parameters=rope)), 10)
+    assert "length of a row" in why_not_packed(made(LlamaConfig(**small, rope_parameters=rope)), 10)
 
 
 def test_attention_that_a_pack_cannot_hold_is_refused(rows):

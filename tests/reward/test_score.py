@@ -81,15 +81,16 @@ def test_neighbours_do_not_matter(rows, model, tokenizer, alone):
         assert row["score"] == pytest.approx(alone[index], abs=1e-5)
 
 
-def test_the_place_is_the_length_where_pad_and_end_of_turn_are_one_token(tiny_reward_model_dir, tokenizer, rows, alone):
-    """The classifier of transformers looks for the last id that is not the pad id, so it reads one token too early."""
+def test_scores_are_read_where_the_class_reads_them(tiny_reward_model_dir, tokenizer, rows, alone):
+    """At the last token that is not the pad token, which is one before the end where the end of turn pads."""
     model = load_reward_model(tiny_reward_model_dir)
     model.config.pad_token_id = tokenizer.eos_token_id
     scored = score_rows(rows[:6], model, tokenizer)
-    assert [row["score"] for row in scored] == pytest.approx(alone[:6], abs=1e-5)
-    ids = torch.tensor([encode_example(tokenizer, rows[3]["prompt"], rows[3]["completion"]).ids])
-    theirs = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0].item()
-    assert abs(theirs - alone[3]) > 1e-4
+    for row in scored:
+        ids = torch.tensor([encode_example(tokenizer, row["prompt"], row["completion"]).ids])
+        theirs = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0].item()
+        assert row["score"] == pytest.approx(theirs, abs=1e-5)
+    assert abs(scored[3]["score"] - alone[3]) > 1e-4
 
 
 def test_what_stands_in_the_padding_does_not_matter(model, tokenizer, rows, monkeypatch):

@@ -44,13 +44,19 @@ def test_weights_that_are_not_those_of_the_probe_are_refused(model_and_tokenizer
         choose_attention(model, probe, "tiny")
 
 
-def test_the_limit_is_wider_where_rounding_is(model_and_tokenizer):
-    model, tokenizer = model_and_tokenizer
-    probe = take_probe(model, tokenizer)
-    shifted = dataclasses.replace(probe, logprobs_T=probe.logprobs_T + 0.02)
-    choose_attention(model.to(torch.bfloat16), shifted, "tiny")
-    with pytest.raises(EngineError):
-        choose_attention(model.float(), shifted, "tiny")
+def test_the_limit_is_measured_from_the_weights_own_rounding(tiny_model_dir, model_and_tokenizer):
+    exact = take_probe(*model_and_tokenizer)
+    model = load_causal_lm(tiny_model_dir, dtype="bfloat16")
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    probe = take_probe(model, model_and_tokenizer[1])
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert all(weight.equal(before[name]) for name, weight in model.named_parameters())
+    assert exact.rounding == 0.0 < probe.rounding < 0.1 and exact.limit < probe.limit
+    rounded_weights = load_causal_lm(tiny_model_dir, dtype="bfloat16").float()
+    assert probe.logprobs_T.sub(take_probe(rounded_weights, model_and_tokenizer[1]).logprobs_T).abs().max() < 1e-4
+    choose_attention(model, probe, "tiny")
+    with pytest.raises(EngineError, match="set dtype float32"):
+        choose_attention(model, dataclasses.replace(probe, logprobs_T=probe.logprobs_T + 3 * probe.limit), "tiny")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.core.chat import end_of_turn_id, stop_ids
+from posttrain.core.chat import end_of_turn_id
 from posttrain.core.formats import check_rows, prompt_id
 from synth.engines.base import Sample, SamplingParams, sample_seed
 from synth.engines.scripted import ScriptedEngine
@@ -187,13 +187,13 @@ def test_dialogues_alternate_and_end_before_a_turn_that_cannot_be_used():
     )
     answer = next(request for request in engine.requests if "turn_1:" in request.key)
     assert tokenizer.decode(answer.prompt_ids).endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
-    assert [params.stop_ids for params in engine.params[1::2]] == [tuple(stop_ids(tokenizer))] * 2
+    assert [params.stop_ids for params in engine.params[1::2]] == [PARAMS.stop_ids] * 2  # those of the folder
 
 
 def test_system_prompts_steer_in_turn_and_stay_out_of_the_prompt():
     engine = Recorder(say("hi"))
     rows, _ = magpie(engine, tokenizer_of("chatml"), 4, PARAMS, 1, 1, system_prompts=["speak French", "do sums"])
-    assert [row["system"] for row in rows] == ["speak French", "do sums"] * 2
+    assert [row["steered_by"] for row in rows] == ["speak French", "do sums"] * 2
     assert all([message["role"] for message in row["prompt"]] == ["user"] for row in rows)
     assert sorted(request.sample_indices for request in engine.requests) == [(0, 2), (1, 3)]
 
@@ -219,6 +219,7 @@ def test_the_word_tokenizer_and_the_scripted_engine(tiny_tokenizer):
     assert read_turns(tiny_tokenizer).stop_ids == (end_of_turn_id(tiny_tokenizer),)
 
 
+@pytest.mark.slow
 def test_a_real_model_gives_the_same_prompts_whatever_the_batch(tiny_model_dir, tiny_tokenizer):
     params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=120, stop_ids=())
     small = TransformersEngine(tiny_model_dir, max_batch_tokens=512)
