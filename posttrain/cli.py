@@ -227,9 +227,7 @@ def _add_select(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--scored", required=True, help="JSON Lines or Parquet")
     parser.add_argument("--rule", required=True, help=RULES)
     parser.add_argument("--margin", type=float, default=0.0, help="smallest score gap of a pair")
-    parser.add_argument(
-        "--min-score", type=float, help="least score of an answer to train on (default: none)"
-    )
+    parser.add_argument("--min-score", type=float, help="least score of an answer to train on (default: none)")
     parser.add_argument("--num-pairs", type=_count, default=1, help="most pairs of a prompt (default: 1)")
     parser.add_argument("--length-penalty", type=float, default=0.0, help=LENGTH_PENALTY)
     parser.add_argument("--out", required=True, help="folder")

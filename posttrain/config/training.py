@@ -126,8 +126,9 @@ class RewardModelConfig(TrainConfig):
     """Weight of mean((r_chosen + r_rejected)^2), which keeps scores near zero (2312.09244)."""
     held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     """Share of prompts held out for the accuracy that is reported."""
-    min_pairs: Annotated[int, Field(ge=2)] = how(4)
-    """Fewest pairs, held-out ones included, that a reward model is made of; fewer than 100 are a warning."""
+    min_pairs: PositiveInt = how(2)
+    """Fewest pairs, held-out ones included, that a reward model is made of; fewer than 100 are a warning. With 1, pairs
+    of one prompt are trained on and nothing is measured."""
     refresh: Literal["each_round", "once"] = how("each_round")
     """each_round: trained anew on all labels so far (L3 4.1.2); once: in round 1, and later rounds label nothing."""
 

@@ -87,9 +87,9 @@ def train_reward_model(
     rankings = as_rankings(rows, needs_strength=config.margin)
     check_model_dir(job.model_dir)
     tokenizer, pad_id = reward_tokenizer(job.model_dir)
-    rankings, held_out = split_by_prompt(rankings, config.held_out)
-    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
+    rankings, held_out = split_by_prompt(rankings, config.held_out, config.min_pairs)
     check_number(num_pairs_of(rankings), num_pairs_of(held_out), config.min_pairs)
+    dataset, intake = tokenized(lambda: tokenize_rankings(rankings, tokenizer, config, pad_id))
     if needs_launch(execution):
         tokens = (dataset, intake)
         return launch("reward_model", model_dir, None, rows, out_dir, config, seed, execution, progress, tokens)
@@ -112,7 +112,7 @@ def train_reward_model(
     return {**_apart(trained), **report_on(rankings_to_pairs(held_out), job, tokenizer)}
 
 
-def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
+def split_by_prompt(rows: list[Row], share: float, min_pairs: int = 2) -> tuple[list[Row], list[Row]]:
     """Hold out all rows of a share of the prompts.
 
     Rows belong together by what their prompts say, up to white space and Unicode form, whatever ids they have. Prompts
@@ -123,12 +123,17 @@ def split_by_prompt(rows: list[Row], share: float) -> tuple[list[Row], list[Row]
         The rows to train on and those held out, at least one prompt each where there are two.
 
     Raises:
-        DataError: only one prompt.
+        DataError: only one prompt, unless one pair is enough; then nothing is held out.
     """
     ids = _prompt_names(rows)
     order = sorted(set(ids), key=lambda name: blake2b(name.encode(), digest_size=8).digest())
+    if len(order) == 1 and min_pairs == 1:
+        return rows, []
     if len(order) < 2:
-        raise DataError(f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}.")
+        raise DataError(
+            f"a reward model needs pairs of at least 2 prompts to be measured, got {len(order)}; label more, or "
+            "set min_pairs to 1 to train all the same and measure nothing"
+        )
     held = set(order[: max(1, math.floor(share * len(order)))])
     kept = [row for row, name in zip(rows, ids, strict=True) if name not in held]
     return kept, [row for row, name in zip(rows, ids, strict=True) if name in held]

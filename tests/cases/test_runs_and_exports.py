@@ -136,20 +136,22 @@ def test_an_accuracy_stands_beside_its_interval_and_number(root):
 
 
 def test_few_pairs_are_a_warning_and_fewer_an_error_before_training(tmp_path, run_command, caplog):
-    check_number(90, 10, 4)
+    check_number(90, 10, 2)
     assert not caplog.records
-    check_number(9, 1, 4)
+    check_number(9, 1, 2)
     assert "9 preference pairs and measured on 1" in caplog.text and "annotate.strengths" in caplog.text
     with pytest.raises(DataError, match="2 preference pairs, 1 of them held out.*set min_pairs to 2"):
         check_number(1, 1, 4)
-    rows = [
-        {"prompt": user(word), "chosen": assistant("red"), "rejected": assistant("no")} for word in ("red", "green")
-    ]
-    ran = run_command(
+    row = {"prompt": user("red"), "chosen": assistant("red"), "rejected": assistant("no")}
+    command = [
         "train", "reward-model", "--model", llama(tmp_path / "m", byte_bpe()), "--data",
-        write_rows(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "out", "max_steps=1",
-    )  # fmt: skip
-    assert ran.code == 1 and "set min_pairs to 2" in ran.said
+        write_rows(tmp_path / "pairs.jsonl", [row]), "--out", tmp_path / "out", "max_steps=1",
+    ]  # fmt: skip
+    ran = run_command(*command)
+    assert ran.code == 1 and "set min_pairs to 1" in ran.said
+    ran = run_command(*command, "min_pairs=1")
+    assert ran.code == 0, ran.said
+    assert json.loads(ran.out)["accuracy"] is None
 
 
 def test_what_children_of_an_engine_write_is_no_part_of_the_result(tmp_path):
