@@ -1,4 +1,4 @@
-"""Folders of other tools are read as they are or refused by name: peft#1457, peft#1932, axolotl#2277, transformers#45127."""
+"""Folders of other tools are read or refused: peft#1457, peft#1932, axolotl#2277, transformers#45127."""
 
 import json
 
