@@ -41,6 +41,7 @@ from posttrain.core.row_angles import separate_rows
 
 __all__ = [
     "check_model_dir",
+    "check_unquantized",
     "init_reward_model",
     "load_adapted",
     "load_causal_lm",
@@ -160,7 +161,7 @@ def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
     probe = torch.randint(adapted.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = adapted(input_ids=probe).logits
-    save_model(adapted.merge_and_unload(), load_tokenizer(adapter_dir), out_dir)
+    save_model(_merged(adapted, adapter_dir), load_tokenizer(adapter_dir), out_dir)
     with torch.no_grad():
         got = load_causal_lm(out_dir)(input_ids=probe).logits
     delta = float((got - wanted).abs().max())
@@ -203,7 +204,7 @@ def _load(
         placed = {"quantization_config": quantization, "device_map": {"": device}}
         return _load_whole(loader, model_dir, _DTYPES[dtype], may_lack, placed).eval()
     if is_adapter(model_dir):
-        model = _load_adapted(loader, model_dir, may_lack).merge_and_unload().to(_DTYPES[dtype])
+        model = _merged(_load_adapted(loader, model_dir, may_lack), model_dir).to(_DTYPES[dtype])
     else:
         model = _load_whole(loader, model_dir, _DTYPES[dtype], may_lack)
     return model.to(device).eval()
@@ -245,7 +246,7 @@ def _load_whole(
             output_loading_info=True,
             **placed,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"no model can be loaded from {model_dir}: {error}") from error
     if loader is AutoModelForCausalLM and _HEAD in info["unexpected_keys"]:
         # With tied embeddings nothing is missing, and it would speak.
@@ -270,21 +271,70 @@ def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str])
     base_may_lack = {*may_lack, *(_HEAD for key in stored if key.endswith(_HEAD))}
     base: Any
     if is_adapter(base_dir):  # an adapter on an adapter: transformers would leave the lower one out of the merge
-        base = _load_adapted(loader, base_dir, base_may_lack).merge_and_unload()
+        base = _merged(_load_adapted(loader, base_dir, base_may_lack), base_dir)
         base.__dict__.pop("peft_config", None)
     else:
+        check_unquantized(base_dir)
         base = _load_whole(loader, base_dir, torch.float32, base_may_lack)
-    if getattr(base.config, "quantization_config", None) is not None:
-        raise ModelError(f"the base model {base_dir} is quantised; an adapter is merged into the unquantised weights")
-    config = PeftConfig.from_pretrained(str(adapter_dir))
-    # The task's own wrapper would refuse the adapter of a language model on the body of a reward model.
-    config.task_type = None
-    model = PeftModel.from_pretrained(base, str(adapter_dir), config=config)
+    try:
+        config = PeftConfig.from_pretrained(str(adapter_dir))
+        # The task's own wrapper would refuse the adapter of a language model on the body of a reward model.
+        config.task_type = None
+        model = PeftModel.from_pretrained(base, str(adapter_dir), config=config)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise ModelError(
+            f"{adapter_dir} cannot be put above its base {base_dir}: {' '.join(str(error).split())[:500]}. Name the "
+            "base it was trained above, with its vocabulary, or merge it with the tool that made it"
+        ) from error
     asked = set(get_peft_model_state_dict(model))
     if asked != stored:
         wrong = sorted(asked ^ stored)
         raise ModelError(f"{adapter_dir}: {len(wrong)} adapter weights missing or unknown: {', '.join(wrong[:5])}")
     return model.eval()
+
+
+def check_unquantized(model_dir: PathLike) -> None:
+    """Refuse a folder, or an adapter's base, whose configuration says that its weights are quantised.
+
+    Such weights cannot be trained, nor can an adapter be merged into them.
+
+    Raises:
+        ModelError: names the kind of quantisation.
+    """
+    folder = Path(model_dir)
+    while is_adapter(folder):
+        folder = adapter_base(folder)
+    config = load_config(folder)
+    for part in (config, config.get_text_config()):
+        for name in ("quantization_config", "compression_config"):
+            settings = getattr(part, name, None)
+            if settings is not None:
+                kind = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+                raise ModelError(
+                    f"{folder}: the weights are quantised ({name} of config.json: {kind}) and cannot be trained or "
+                    "merged into; give the unquantised weights, and use lora.load_in_4bit to save memory"
+                )
+
+
+@torch.no_grad()
+def _merged(adapted: PeftModel, adapter_dir: PathLike) -> Any:
+    """Merge an adapter, and refuse a merge that computes something else: a tied weight takes part in two layers."""
+    ids = torch.randint(
+        adapted.config.get_text_config().vocab_size, (1, 16), generator=torch.Generator().manual_seed(0)
+    )
+    wanted = adapted(input_ids=ids).logits
+    try:
+        model: Any = adapted.merge_and_unload()
+    except (AttributeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{adapter_dir} is of a kind that cannot be merged into a plain model: {error}") from error
+    delta = float((model(input_ids=ids).logits - wanted).abs().max())
+    allowed = _MERGE_TOLERANCE * max(1.0, float(wanted.abs().max()))
+    if not delta <= allowed:
+        raise ModelError(
+            f"{adapter_dir}: merged into its base it differs by {delta:.2g} (limit {allowed:.2g}), as where adapters "
+            "stand on an embedding that is tied to the output head; untie them in the base, or train other layers"
+        )
+    return model
 
 
 # ---------------------------------------------------------------- the score head

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
-from posttrain.core.models import init_reward_model, load_causal_lm
+from posttrain.core.models import check_unquantized, init_reward_model, load_causal_lm
 from posttrain.train.trainer import Job, trainable
 
 KEPT_WHOLE = ("lm_head", "score")
@@ -18,8 +18,9 @@ def starting_policy(job: Job) -> Any:
     """Load the language model of a job, ready to be trained.
 
     Raises:
-        ModelError: the folder holds no whole language model.
+        ModelError: the folder holds no whole language model, or one that is quantised.
     """
+    check_unquantized(job.model_dir)
     if not job.in_4bit:
         return trainable(load_causal_lm(job.model_dir, dtype="float32", device=job.device))
     return load_causal_lm(job.model_dir, device=job.device, quantization=nf4())
@@ -29,8 +30,9 @@ def starting_reward_model(job: Job) -> Any:
     """Load the body of a job's model with a score head, ready to be trained.
 
     Raises:
-        ModelError: the folder holds no whole model.
+        ModelError: the folder holds no whole model, or one that is quantised.
     """
+    check_unquantized(job.model_dir)
     if not job.in_4bit:
         return trainable(init_reward_model(job.model_dir, job.seed, dtype="float32", device=job.device))
     return init_reward_model(job.model_dir, job.seed, device=job.device, quantization=nf4())

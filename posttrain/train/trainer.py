@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 
 from posttrain.config import Execution, TrainConfig
 from posttrain.core.files import content_hash
+from posttrain.core.model_saving import check_can_save
 from posttrain.core.models import model_hash
 from posttrain.train.adapters import adapted_layers, check_targets, float32_adapters
 from posttrain.train.batches import Array, EpochLoader, GlobalBatches, Step
@@ -259,6 +260,8 @@ def run(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
+    if main:
+        check_can_save(trainer.model, tokenizer)
     base_hash = model_hash(job.model_dir) if job.config.lora else ""
     if job.in_4bit:
         float32_adapters(trainer.model)
