@@ -455,4 +455,4 @@ def test_quickstart_plans_without_heavy_libraries_in_two_seconds(tmp_path):
     heavy, seconds = done.stderr.splitlines()
     assert heavy == "[]"
     assert float(seconds) < 2.0
-    assert " to run. Counts of stages to run are upper bounds." in done.stdout
+    assert " to run. Counts of stages to run are upper bounds (≤)" in done.stdout

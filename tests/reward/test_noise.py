@@ -66,9 +66,9 @@ def test_every_row_is_encoded_once(window, job, tiny_tokenizer, tmp_path, monkey
     tiny_tokenizer.save_pretrained(tmp_path / "windowed")
     real, seen = encoding.encode_example, []
 
-    def counted(tokenizer, prompt, completion, **options):
+    def counted(tokenizer, prompt, completion, *more, **options):
         seen.append(completion[0]["content"])
-        return real(tokenizer, prompt, completion, **options)
+        return real(tokenizer, prompt, completion, *more, **options)
 
     monkeypatch.setattr(encoding, "encode_example", counted)
     summary = score_with_workers(replace(job, reward_model=str(tmp_path / "windowed")))
