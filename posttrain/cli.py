@@ -23,6 +23,10 @@ REFUSED_PATHS = frozenset(
 DATE = "what a template that prints today's date shall print, '26 Jul 2024'"
 MODEL = "Hugging Face folder; with --engine openai the served name; with scripted FILE.py:FUNCTION, or echo"
 WORKERS = "processes, each with a model of its own; with openai 32 requests under way for each"
+DOUBTFUL = (
+    "with --engine openai, the largest share of answers that may begin with their prompt or have more words than the "
+    "server counted tokens; 1 takes all"
+)
 LOCAL_COPY = "with --engine openai, a folder with the model that is served: compare log-probs before the first sample"
 UNCHECKED = "with --engine vllm, do not compare its log-probs with those of a plain forward pass at start"
 DIALECT = "parameters that a server understands: extended (vLLM, SGLang, llama.cpp), openai, transformers; else guessed"
@@ -203,6 +207,7 @@ def _add_sample(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
     parser.add_argument("--dialect", choices=("extended", "openai", "transformers"), help=DIALECT)
     parser.add_argument("--local-copy", metavar="DIR", help=LOCAL_COPY)
+    parser.add_argument("--max-doubtful-share", type=float, default=0.5, metavar="SHARE", help=DOUBTFUL)
     parser.add_argument("--unchecked", action="store_true", help=UNCHECKED)
     parser.add_argument("--workers", type=_count, default=1, help=WORKERS)
     parser.add_argument("--ray", metavar="ADDRESS", help=RAY)

@@ -48,6 +48,7 @@ def open_engine(model_dir: Path | None, endpoint: EndpointModel | None, executio
             dialect=endpoint.dialect,
             name=f"{endpoint.model}@{endpoint.revision}",  # a run may go on at another address
             local_copy=endpoint.local_copy,
+            max_doubtful_share=endpoint.max_doubtful_share,
         )
     assert model_dir is not None
     use_threads(execution)

@@ -114,6 +114,7 @@ def _sample_endpoint(args: Namespace, progress: Callable[[int, int], None]) -> S
         concurrency=concurrency,
         dialect=args.dialect,
         local_copy=args.local_copy,
+        max_doubtful_share=args.max_doubtful_share,
     )
     params = params_of(_sampling(args), None, None)
     return _draw(args, engine, None, params, progress)

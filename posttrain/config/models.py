@@ -96,6 +96,8 @@ class EndpointModel(Section):
     """Longest wait for one reply, in seconds."""
     local_copy: str | None = how(None)
     """Folder with a copy of the model: its log-probs are compared with the server's at start, where it gives any."""
+    max_doubtful_share: Annotated[float, Field(ge=0, le=1)] = how(0.5)
+    """Largest share of answers that may begin with their prompt or have more words than the server counted tokens."""
 
 
 class PolicyModel(Section):

@@ -16,7 +16,17 @@ from urllib.parse import urlsplit
 
 import openai
 
-from synth.engines.base import EngineError, ProbeReport, Request, Sample, SamplingParams, refused_sample
+from synth.engines.base import (
+    ECHO,
+    LOW_COUNT,
+    REFUSED,
+    EngineError,
+    ProbeReport,
+    Request,
+    Sample,
+    SamplingParams,
+    refused_sample,
+)
 from synth.engines.chat_api import NEUTRAL, Dialect, dialect_of, request_body
 from synth.engines.chat_reply import BadReply, Refused, read_reply
 from synth.engines.connection import open_async_client, open_client, read_key
@@ -24,6 +34,9 @@ from synth.engines.doubt import Doubt
 from synth.engines.faults import TRIES_OF_A_REPLY, Fault, FaultReader
 
 LONGEST_BACKOFF_S = 30.0
+MAX_DOUBTFUL_SHARE = 0.5
+FEWEST_IN_DOUBT = 256
+"""Samples from which on a share says something of a server; fewer are flagged alone."""
 # The prompt that a server is asked when it is in doubt whether it answers any.
 _SIMPLE = Request("simple", (), ({"role": "user", "content": "Say hello."},), (0,), (0,))
 
@@ -49,6 +62,8 @@ class OpenAIEngine:
         name: what samples and their folder say about the model; address and model where there is none.
         local_copy: a folder with the model that is served: where the server gives log-probs of a prompt, they are
             compared with the folder's before the first sample.
+        max_doubtful_share: largest share of samples that may begin with their prompt, or have more words than the
+            server counted tokens; counted from FEWEST_IN_DOUBT samples on. 1 takes all.
     """
 
     kind = "openai"
@@ -66,6 +81,7 @@ class OpenAIEngine:
         dialect: Dialect | None = None,
         name: str | None = None,
         local_copy: str | os.PathLike[str] | None = None,
+        max_doubtful_share: float = MAX_DOUBTFUL_SHARE,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -84,6 +100,8 @@ class OpenAIEngine:
         self.dialect = dialect or dialect_of(base_url)
         self.sends_neutral = True
         self.local_copy = local_copy
+        self.max_doubtful_share = max_doubtful_share
+        self._num_samples = self._num_doubtful = 0
         self.probe: ProbeReport | None = None
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
@@ -91,7 +109,7 @@ class OpenAIEngine:
 
         Raises:
             EngineError: the key or address is wrong, the server stays out of reach, its log-probs are not those of
-                the local copy, or it answers nothing.
+                the local copy, it answers nothing, or too many answers are in doubt.
         """
         key = read_key(self.api_key_env)
         if self.probe is None:
@@ -102,9 +120,24 @@ class OpenAIEngine:
             try:
                 while (sample := run.samples.get()) is not None:
                     yield sample
+                    self._refuse_doubtful(sample)
             finally:
                 run.cancel()
             end.result()
+
+    def _refuse_doubtful(self, sample: Sample) -> None:
+        if sample.finish_reason == REFUSED:
+            return
+        self._num_samples += 1
+        self._num_doubtful += not {ECHO, LOW_COUNT}.isdisjoint(sample.notes)
+        share = self._num_doubtful / self._num_samples
+        if self._num_samples >= FEWEST_IN_DOUBT and share > self.max_doubtful_share:
+            raise EngineError(
+                f"{self._num_doubtful} of {self._num_samples} answers of {self.base_url} begin with their prompt or "
+                f"have more words than the server counted tokens, a share above {self.max_doubtful_share} - what was "
+                "drawn is kept - look at some; if they are right, raise max_doubtful_share (--max-doubtful-share) and "
+                "run the same again"
+            )
 
     def _check(self, key: str) -> ProbeReport:
         if self.local_copy is None:

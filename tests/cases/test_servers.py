@@ -247,6 +247,22 @@ def test_replies_that_look_odd_are_flagged_and_used(tmp_path, run_command):
             assert ran.code == 0 and "1 of 1 completions" in ran.out and words in ran.out
 
 
+def test_a_server_whose_answers_are_mostly_in_doubt_is_refused_and_can_be_taken(tmp_path, run_command):
+    """An answer behind its own prompt: each of 300 is flagged, and past half of 256 samples the sampling ends."""
+    text = "some text of a long document " * 20
+    write_prompts(tmp_path, [f"{text}{number}" for number in range(300)])
+
+    def behaviour(body, number):
+        return chat(f"{last_text(body)} Yes.", completion_tokens=31, prompt_tokens=130)
+
+    with ScriptedServer(behaviour) as server:
+        ran = sample_command(run_command, server, tmp_path)
+        assert ran.code == 1 and "256 of 256 answers" in ran.said and "max_doubtful_share" in ran.said
+        ran = sample_command(run_command, server, tmp_path, "--max-doubtful-share", "1")
+        assert ran.code == 0 and json.loads(ran.out)["num_completions"] == 300
+        assert len(server.bodies) < 400  # what was drawn was kept
+
+
 def test_parameters_that_a_server_refuses_are_left_out_where_they_change_nothing(tmp_path, run_command):
     """mistralai/platform-docs-public#7, Azure/azure-sdk-for-python#39909."""
     write_prompts(tmp_path, ["one", "two"])
