@@ -26,7 +26,7 @@ from posttrain.core.messages import (
     whole_text,
 )
 from posttrain.core.parquet import read_parquet
-from posttrain.core.row_keys import fault_of_row_keys, fault_of_second_conversation, is_learned
+from posttrain.core.row_keys import fault_of_parts_beside, fault_of_row_keys, fault_of_second_conversation, is_learned
 
 __all__ = [
     "ROLES",
@@ -144,12 +144,7 @@ def _check_messages_row(row: Mapping[str, Any], allow_empty: bool) -> None:
             "field 'messages': no assistant message that is learned, so there is nothing to learn; drop the row"
         )
     _raise(fault_of_row_keys(row, messages, learned=True))
-    if row.get("prompt") is not None or row.get("completion") is not None:
-        answer = row.get("completion") or []
-        prompt = as_prompt(_field(row, "prompt"))
-        second = [*prompt, *answer] if isinstance(answer, list) else answer
-        read = messages[: len(prompt) + len(answer)]
-        _raise(fault_of_second_conversation({"prompt": second}, "prompt", read, whole=True))
+    _raise(fault_of_parts_beside(row, messages))
 
 
 def _raise(fault: str | None) -> None:

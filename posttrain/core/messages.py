@@ -8,7 +8,7 @@ from typing import Any
 from posttrain.core.errors import DataError
 from posttrain.core.files import content_hash
 from posttrain.core.row_keys import LOSS_KEYS, fault_of_message_keys, is_learned, thought_of
-from posttrain.core.tools import Message, fault_of_tool_calls, plain_tools
+from posttrain.core.tools import Message, fault_of_tool_calls, plain_tools, said_keys
 
 ROLES = ("system", "user", "assistant", "tool")
 PROMPT_EXAMPLE = '[{"role": "user", "content": "…"}]'
@@ -109,8 +109,7 @@ def conversation(value: Any, name: str) -> list[Message]:
 def _message(value: Any, name: str, allow_empty: bool = False) -> Message:
     if type(value) is not dict and not isinstance(value, Mapping):  # the second takes five times as long
         raise Fault(f"field '{name}': expected a message {{role, content}}, got {shown(value)}")
-    # Parquet gives every message the keys of all others, as None.
-    message = {key: part for key, part in value.items() if part is not None}
+    message = said_keys(value)
     role, content = message.get("role"), message.get("content", "" if "tool_calls" in message else None)
     if role not in ROLES:
         raise Fault(f"field '{name}.role': expected one of {', '.join(ROLES)}, got {shown(role)}")

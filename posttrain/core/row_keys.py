@@ -66,7 +66,7 @@ def fault_of_message_keys(message: Mapping[str, Any]) -> str | None:
             fault = _OF_MESSAGES[key] if value not in (False, [], {}, "") else None
         elif _LIKE_LOSS.search(key.lower()):
             fault = 'whether a message is learned is read from "weight": 0 or 1 alone (or true and false in "train")'
-        elif _LIKE_THOUGHT.search(key.lower()) and value:
+        elif _LIKE_THOUGHT.search(key.lower()) and value and not isinstance(value, int | float):  # those only measure
             fault = "thoughts are read from 'reasoning_content' alone"
         else:
             fault = None
@@ -134,17 +134,39 @@ def fault_of_second_conversation(
         messages: what was read.
         whole: whether both must be the same; else the second may go on where the first ends.
     """
-    second = row.get(name)
-    if second is None:
+    if row.get(name) is None:
         return None
-    if isinstance(second, str):
-        second = [{"role": "user", "content": second}]
-    told = [(message["role"], message["content"]) for message in messages]
-    if isinstance(second, list) and all(isinstance(message, Mapping) for message in second):
-        other = [(message.get("role"), message.get("content")) for message in second]
-        if other == told or (not whole and other[: len(told)] == told):
-            return None
-    return f"field '{name}': another conversation than the one that is read; keep one, or rename the column"
+    read, other = _turns(messages, "user"), _turns(row[name], "user")
+    agrees = other is not None and (other == read or (not whole and other[: len(read or [])] == read))
+    return None if agrees else f"field '{name}': {_ANOTHER}"
+
+
+def fault_of_parts_beside(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say where a row's `prompt` and `completion` are not turns of the `messages` that are read instead of them.
+
+    Data sets repeat the first turns as `prompt`, often as a text and without the system message.
+    """
+    read = _turns(messages, "user") or []
+    prompt, completion = _turns(row.get("prompt") or [], "user"), _turns(row.get("completion") or [], "assistant")
+    if prompt is None or completion is None:
+        return f"field '{'prompt' if prompt is None else 'completion'}': {_ANOTHER}"
+    if not prompt:
+        return None if read[len(read) - len(completion) :] == completion else f"field 'completion': {_ANOTHER}"
+    turns = [*prompt, *completion]
+    begins = [read, read[1:] if read[0][0] == "system" else read]
+    return None if any(begin[: len(turns)] == turns for begin in begins) else f"field 'prompt': {_ANOTHER}"
+
+
+_ANOTHER = "another conversation than the one that is read; keep one, or rename the column"
+
+
+def _turns(value: Any, role: str) -> list[tuple[Any, str]] | None:
+    """Give who says what, up to white space around it; a text is said by `role`. None where it is no conversation."""
+    if isinstance(value, str):
+        return [(role, value.strip())]
+    if not isinstance(value, Sequence) or not all(isinstance(message, Mapping) for message in value):
+        return None
+    return [(message.get("role"), str(message.get("content") or "").strip()) for message in value]
 
 
 def _show(value: Any, limit: int = 60) -> str:

@@ -21,6 +21,17 @@ _TOOL = '{"type": "function", "function": {"name": "…", "description": "…", 
 _AS_TEXT = "give them as JSON text (Parquet gives every object the keys of all others, as null)"
 
 
+def said_keys(message: Mapping[str, Any]) -> Message:
+    """Return a message without keys that say nothing.
+
+    Parquet gives every message the keys of all others, as None; servers give every answer a list of calls, empty.
+    """
+    said = {key: part for key, part in message.items() if part is not None}
+    if said.get("tool_calls") == []:
+        del said["tool_calls"]
+    return said
+
+
 def fault_of_tool_calls(message: Mapping[str, Any]) -> str | None:
     """Say what is wrong with a message's `tool_calls`; None where nothing is, or where it has none."""
     value = message.get("tool_calls")
@@ -88,7 +99,7 @@ def names_of_calls(message: Mapping[str, Any]) -> list[str]:
 
 
 def _plain_message(message: Mapping[str, Any]) -> Message:
-    plain = {key: part for key, part in message.items() if part is not None}
+    plain = said_keys(message)
     if "tool_calls" not in plain:
         return plain
     fault = fault_of_tool_calls(plain)

@@ -16,7 +16,8 @@ _PLAIN = str.maketrans(_RAISED, "-+0123456789")
 _POWER = r"(?:(?:\^|\*\*)[{{(]?(?P<{0}>[-+]?\d{{1,4}})[)}}]?|(?P<{0}_raised>[" + _RAISED + "]+))"
 # A comma counts only between groups of three digits, so that "1,234" is one number and "1,2" are two.
 _NUMBER = re.compile(
-    r"(?<![\w.])(?P<sign>[-+])?(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<part>\.\d+)?(?P<vulgar>[¼-¾⅐-⅞])?"
+    r"(?<![\w.])(?=[-+]?\.?[\d¼-¾⅐-⅞])"  # else the stars of "**42**" raise nothing to a power
+    r"(?P<sign>[-+])?(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<part>\.\d+)?(?P<vulgar>[¼-¾⅐-⅞])?"
     r"(?P<power>[eE][-+]?\d+)?"
     + "(?:"
     + _POWER.format("raised")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 _MARKS = r"(?P<indent>[ \t]*)(?:#{1,4}[ \t]+)?(?P<bold>\*\*|__)?"
 _DIGITS = r"(?P<number>\d{1,4}|[一二三四五六七八九十]{1,3})"  # \d takes the digits of every script
-_POINT = r"(?:[ \t]?\\?[.):](?!\d)(?:-[ \t])?|[：、．）。।،])"  # not in "9.5 metres", "9:30 in the morning"
+# Not in "9.5 metres", "9:30 in the morning", "9:x" of a table or code.
+_POINT = r"(?:[ \t]?\\?(?:[.)](?!\d)|:(?=[ \t*_]|$))(?:-[ \t])?|[：、．）。।،])"
 _REST = r"(?P<closed>\*\*|__)?[ \t]*(?P<text>.*)$"
 # Ways of numbering; one list keeps to one.
 _STYLES = {
@@ -36,6 +37,21 @@ _STYLES = {
     "dash": re.compile(rf"^{_MARKS}{_DIGITS}(?P<closed>\*\*|__)?[ \t]*[-–—][ \t]+(?P<text>.*)$"),
 }
 _NEEDS_A_RUN = ("name", "hash", "degree", "dash")  # other lines may begin so; a list goes on with the next number
+_TASKS = (
+    "task",
+    "request",
+    "prompt",
+    "instruction",
+    "aufgabe",
+    "tâche",
+    "tarea",
+    "任务",
+    "請求",
+    "请求",
+    "指令",
+    "タスク",
+    "과제",
+)
 _UNFENCED = re.compile(r"\A\s*```\w*\n(.*?)\n```\s*\Z", re.DOTALL)
 _BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*•+–—・·●‣◦▪►][ \t]+(?P<text>.*)$")
 _FENCE = re.compile(r"^[ \t]*(?:[^\s`~]{1,6}[ \t]+)?(?:`{3,}|~{3,})")  # an item may begin with one
@@ -157,16 +173,22 @@ def _matches(lines: Sequence[str], fenced: Sequence[bool], pattern: re.Pattern[s
 
 
 def _numbering(lines: Sequence[str], fenced: Sequence[bool]) -> Matches:
-    """Match the lines that are numbered as the list is: the first list whose numbers go on, else the first number."""
+    """Match the lines that are numbered as the list is: the first list whose numbers go on, else the first number.
+
+    Numberings that other text has too ("Speaker 1:", "3 - 1") are the list's only where they begin the reply, behind
+    chatter only where they are called tasks: amid a request they are its own.
+    """
     ways: list[tuple[bool, int, Matches]] = []
+    begins = next((place for place, line in enumerate(lines) if line.strip()), 0)
     for style, pattern in _STYLES.items():
         found = _matches(lines, fenced, pattern)
         for name in dict.fromkeys(_name(match) for match in found if match):
             named = [match if match and _name(match) == name else None for match in found]
             numbers = [_number(match) for match in named if match]
             goes_on = any(later - number in (0, 1) for number, later in itertools.pairwise(numbers))
-            if goes_on or style not in _NEEDS_A_RUN:
-                ways.append((not goes_on, next(place for place, match in enumerate(named) if match), named))
+            first = next(place for place, match in enumerate(named) if match)
+            if style not in _NEEDS_A_RUN or (goes_on and (first == begins or name in _TASKS)):
+                ways.append((not goes_on, first, named))
     return min(ways, key=lambda way: way[:2])[2] if ways else [None] * len(lines)
 
 

@@ -132,8 +132,33 @@ def test_columns_that_change_nothing_pass():
         ("completion", {**ROW, "messages": [*ROW["prompt"], *ROW["completion"]], "tools": [], "weight": 1}),
         ("messages", {"messages": [*user("a"), *assistant("b")], "prompt": "a"}),
         ("preference", {**PAIR, "messages": [*PAIR["prompt"], *PAIR["chosen"]]}),
+        # HuggingFaceH4/no_robots: `prompt` is the first question alone, as a text.
+        ("messages", {"messages": [*system, *user("a"), *assistant("b")], "prompt": "a"}),
+        ("messages", {"messages": [*user("a"), *assistant("b")], "prompt": "a\n", "completion": "b"}),
+        ("messages", {"messages": [*user("a"), *assistant("b")], "prompt": user("a"), "completion": assistant("b")}),
+        ("messages", {"messages": [*user("a"), *assistant("b")], "completion": "b", "prompt": None}),
+        ("messages", {"messages": [*user("a"), *assistant("b")], "prompt": "", "completion": []}),
+        ("messages", {"messages": [*user("a"), *assistant("b", thinking_time=2.5, reasoning_tokens=7)]}),
     ]
     assert [row for kind, row in rows if is_refused(row, kind)] == []
+
+
+def test_other_words_beside_the_messages_are_refused():
+    messages = [*user("a"), *assistant("b")]
+    beside = [{"prompt": "c"}, {"prompt": "a", "completion": "c"}, {"completion": assistant("c")}, {"prompt": 3}]
+    assert [row for row in beside if not is_refused({"messages": messages, **row}, "messages")] == []
+    system = [{"role": "system", "content": "Be short."}]  # read is `prompt`, which would lose it
+    assert is_refused({"prompt": "a", "messages": [*system, *messages]}, "prompt")
+
+
+def test_an_empty_list_of_calls_is_none():
+    """Servers send `tool_calls: []` with every answer (vllm-project/vllm), and logs of them become rows."""
+    row = {"messages": [*user("name a river"), *assistant("the elbe", tool_calls=[])]}
+    assert not is_refused(row, "messages")
+    tokenizer = byte_bpe(
+        template=CHATML.replace("{{ m['content'] }}", "{% if 'tool_calls' in m %}CALL{% endif %}{{ m['content'] }}")
+    )
+    assert sft(row, tokenizer)[1] == "the elbe<|im_end|>" and "CALL" not in sft(row, tokenizer)[0]
 
 
 def test_tools_are_printed_for_every_kind_of_row():

@@ -50,3 +50,19 @@ def test_mathematics_of_small_numbers():
 
     assert faults(lambda answer, wanted: math.verify([], answer, {"reference": wanted})[0], MATH_SAME, MATH_OTHER) == []
     assert math.verify([], "0.0333", {"reference": "$1/30$"}, float_rounding=3)[0] == 1.0
+
+
+def test_stars_around_a_number_are_markdown():
+    """A model's usual way to show its result; the stars in front of a number raise nothing to a power."""
+    answers = [
+        "**42**",
+        "The answer is **42**.",
+        "**Total**: **42**",
+        "**41** and **42**",
+        "**42.**",
+        "= **+42**",
+        "*42*",
+    ]
+    assert [a for a in answers if number.verify([], a, {"reference": "42"}) != 1.0] == []
+    others = {"**1,000**": "1000", "**-3.5**": "-3.5", "**.5**": "0.5", "**½**": "0.5", "2**3": "8", "**50 %**": "50"}
+    assert [a for a, wanted in others.items() if number.verify([], a, {"reference": wanted}) != 1.0] == []

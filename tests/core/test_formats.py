@@ -42,7 +42,7 @@ BAD = [
     ("ranking", {"completions": [ANSWER]}, ["two or more answers"]),
     ("ranking", {"completions": [ANSWER, ANSWER]}, ["the same text stands there twice"]),
     ("messages", {"messages": [USER]}, ["no assistant message"]),
-    ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": []}]}, ["[1].tool_calls", "got []"]),
+    ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": []}]}, ["[1].content", "got nothing"]),
     ("messages", {"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, ["call 1: expected", "got 'x'"]),
     (
         "messages",

@@ -108,3 +108,17 @@ def test_an_enumeration_that_cannot_be_split_is_known():
         "1. Sort:\nb\na",
     ):
         assert not is_unread_list(reply, several=True), reply
+
+
+def test_numberings_amid_a_request_are_its_own():
+    """Speakers, days and tables within one request are no list of requests."""
+    whole = [
+        "Summarise this dialogue:\nSpeaker 1: Hi\nSpeaker 2: Hello",
+        "Sort these:\n3 - 1\n4 - 2",
+        "Translate this:\n#1 foo\n#2 bar",
+        "Write code that prints:\n1:a\n2:b",
+    ]
+    assert [reply for reply in whole if parse_items(reply) != [reply]] == []
+    assert [reply for reply in whole if parse_items(f"9. {reply}") != [reply]] == []
+    assert parse_items("Here are two.\nTask 1: a\n1. x\n2. y\nTask 2: b") == ["a\n1. x\n2. y", "b"]
+    assert parse_items("Speaker 1: Hi\nSpeaker 2: Hello") == ["Hi", "Hello"]
