@@ -247,6 +247,12 @@ def _load_whole(
             **placed,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if "Unrecognized configuration class" in str(error):
+            kind = "reward model" if loader is AutoModelForSequenceClassification else "language model"
+            raise ModelError(
+                f"{model_dir}: transformers has no {kind} of model type {config.model_type!r}; take a model of another "
+                "architecture"
+            ) from error
         raise ModelError(f"no model can be loaded from {model_dir}: {error}") from error
     if loader is AutoModelForCausalLM and _HEAD in info["unexpected_keys"]:
         # With tied embeddings nothing is missing, and it would speak.
