@@ -50,21 +50,22 @@ class ExactTrainer(ResumableTrainer):
     model: Any
     loss_is_scaled_for_ga: Any = True
 
-    def __init__(self, model: Any, peft_config: Any = None, **others: Any) -> None:
+    def __init__(self, **given: Any) -> None:
         """Set up TRL's trainer, which puts the adapters in.
 
         Raises:
             TrainError: peft puts no such adapters into this model.
         """
         try:
-            with unchanged_config(model):
-                super().__init__(model=model, peft_config=peft_config, **others)
+            with unchanged_config(given["model"]):
+                super().__init__(**given)
         except (ValueError, TypeError, NotImplementedError) as error:
-            if peft_config is None:
+            if given.get("peft_config") is None:
                 raise
+            reason = " ".join(str(error).split())[:400]
             raise TrainError(
-                f"no adapters can be put into a {type(model).__name__}: {' '.join(str(error).split())[:400]}. Name "
-                "other layers in lora.target_modules, or leave lora out."
+                f"no adapters can be put into a {type(given['model']).__name__}: {reason}. Name other layers in "
+                "lora.target_modules, or leave lora out."
             ) from error
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
