@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -161,8 +161,7 @@ def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
     probe = torch.randint(adapted.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
     wanted = _logits(adapted, probe, adapter_dir)
     save_model(_merged(adapted, adapter_dir), load_tokenizer(adapter_dir), out_dir)
-    with torch.no_grad():
-        got = load_causal_lm(out_dir)(input_ids=probe).logits
+    got = _logits(load_causal_lm(out_dir), probe, out_dir)
     delta = float((got - wanted).abs().max())
     allowed = _MERGE_TOLERANCE * max(1.0, float(wanted.abs().max()))
     if not delta <= allowed:
@@ -272,7 +271,12 @@ def _load_whole(
 def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str]) -> PeftModel:
     base_dir = adapter_base(adapter_dir)
     check_adapter_base(adapter_dir)
-    stored = load_file(Path(adapter_dir, "adapter_model.safetensors"))
+    try:
+        stored = load_file(Path(adapter_dir, "adapter_model.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{adapter_dir}: adapter_model.safetensors cannot be read ({error}); save the adapters again as safetensors"
+        ) from error
     base_may_lack = {*may_lack, *(_HEAD for key in stored if key.endswith(_HEAD))}
     base: Any
     if is_adapter(base_dir):  # an adapter on an adapter: transformers would leave the lower one out of the merge
@@ -353,14 +357,14 @@ def _merged(adapted: PeftModel, adapter_dir: PathLike) -> Any:
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Tensor, adapter_dir: PathLike) -> Tensor:
+def _logits(model: Any, ids: Tensor, model_dir: PathLike) -> Tensor:
     try:
-        return model(input_ids=ids).logits  # type: ignore[no-any-return]
+        return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
     except torch.OutOfMemoryError:
         raise
     except MISFITS as error:
         raise ModelError(
-            f"the model of {adapter_dir} with its adapters cannot be run on token ids alone: {error}. Merge it with "
+            f"the model of {model_dir} with its adapters cannot be run on token ids alone: {error}. Merge it with "
             "the tool that made it"
         ) from error
 
