@@ -261,8 +261,7 @@ def run(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
-    if main:
-        check_can_save(trainer.model, tokenizer)
+    check_can_save(trainer.model, tokenizer)  # in every process, so that all of them end
     base_hash = model_hash(job.model_dir) if job.config.lora else ""
     if job.in_4bit:
         float32_adapters(trainer.model)

@@ -11,8 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from posttrain import config
 from posttrain.core.errors import ModelError, PosttrainError
 from posttrain.core.models import load_causal_lm, merge_adapter
+from posttrain.train.sft import train_sft
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +185,14 @@ def test_what_could_not_be_saved_is_found_before_the_first_step(tmp_path, tokeni
     ran = _train(run_command, base, tmp_path)
     assert ran.code == 1 and "training does not start" in ran.said, ran.said
     assert not (tmp_path / "out" / "metrics.jsonl").exists() or not (tmp_path / "out" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_a_refusal_before_the_first_step_ends_every_process(tmp_path, tokenizer):
+    base = llama(tmp_path / "base", tokenizer, tie_word_embeddings=True)
+    rows = [{"prompt": user(f"name a river {i}"), "completion": assistant("the elbe")} for i in range(4)]
+    adapters = config.LoraConfig(rank=2, target_modules=["embed_tokens"])
+    asked = config.SFTConfig(learning_rate=1e-3, max_steps=1, lora=adapters)
+    two = config.Execution(device="cpu", threads=1, processes=2)
+    with pytest.raises(ModelError, match="tied to the output head"):
+        train_sft(base, rows, tmp_path / "out", asked, 0, two)
