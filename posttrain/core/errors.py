@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+MISFITS: tuple[type[Exception], ...] = (
+    AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a model's own code raises where it is run in a way that it was not written for."""
+
 
 class PosttrainError(Exception):
     """Be the root of all errors that a user can mend; the command line prints it without a traceback."""

@@ -94,7 +94,7 @@ def adapter_base(adapter_dir: PathLike) -> Path:
     faults = Faults(f"{adapter_dir} is no usable adapter")
     base = _read_json(Path(adapter_dir, "adapter_config.json"), faults).get("base_model_name_or_path")
     if not faults and (not isinstance(base, str) or not base or not Path(base).is_dir()):
-        faults.add(f"its base model {base!r} is no folder here; mend base_model_name_or_path in adapter_config.json")
+        faults.add(f"its base model {base!r} is no folder here; correct base_model_name_or_path in adapter_config.json")
     faults.raise_if_any(ModelError)
     return Path(str(base))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from posttrain.core.atomic import PathLike
 from posttrain.core.chat import all_stop_ids
 from posttrain.core.errors import ModelError
-from posttrain.core.noise_off import original_noise
+from posttrain.core.noise_off import configs_of, original_noise
 from posttrain.core.older_readers import write_for_older_readers
 
 
@@ -41,6 +43,18 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         model.save_pretrained(str(out_dir))
     tokenizer.save_pretrained(str(out_dir))
     write_for_older_readers(out_dir)
+
+
+@contextmanager
+def unchanged_config(model: Any) -> Iterator[None]:
+    """Take off again what trainers write on a model's configuration: router logits, special tokens, the cache."""
+    kept = [(config, dict(vars(config))) for _, config in configs_of(model.config)]
+    try:
+        yield
+    finally:
+        for config, values in kept:
+            vars(config).clear()
+            vars(config).update(values)
 
 
 def check_can_save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -23,7 +23,7 @@ from transformers import (
 
 from posttrain.core.atomic import PathLike
 from posttrain.core.chat import load_tokenizer
-from posttrain.core.errors import ModelError
+from posttrain.core.errors import MISFITS, ModelError
 from posttrain.core.model_files import (
     adapter_base,
     check_adapter_base,
@@ -159,11 +159,9 @@ def merge_adapter(adapter_dir: PathLike, out_dir: PathLike) -> float:
         raise ModelError(f"{adapter_dir} holds no adapter_config.json, so there is nothing to merge")
     adapted = _load_adapted(AutoModelForCausalLM, adapter_dir, may_lack=())
     probe = torch.randint(adapted.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        wanted = adapted(input_ids=probe).logits
+    wanted = _logits(adapted, probe, adapter_dir)
     save_model(_merged(adapted, adapter_dir), load_tokenizer(adapter_dir), out_dir)
-    with torch.no_grad():
-        got = load_causal_lm(out_dir)(input_ids=probe).logits
+    got = _logits(load_causal_lm(out_dir), probe, out_dir)
     delta = float((got - wanted).abs().max())
     allowed = _MERGE_TOLERANCE * max(1.0, float(wanted.abs().max()))
     if not delta <= allowed:
@@ -247,6 +245,12 @@ def _load_whole(
             **placed,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if "Unrecognized configuration class" in str(error):
+            kind = "reward model" if loader is AutoModelForSequenceClassification else "language model"
+            raise ModelError(
+                f"{model_dir}: transformers has no {kind} of model type {config.model_type!r}; take a model of another "
+                "architecture"
+            ) from error
         raise ModelError(f"no model can be loaded from {model_dir}: {error}") from error
     if loader is AutoModelForCausalLM and _HEAD in info["unexpected_keys"]:
         # With tied embeddings nothing is missing, and it would speak.
@@ -267,7 +271,12 @@ def _load_whole(
 def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str]) -> PeftModel:
     base_dir = adapter_base(adapter_dir)
     check_adapter_base(adapter_dir)
-    stored = set(load_file(Path(adapter_dir, "adapter_model.safetensors")))
+    try:
+        stored = load_file(Path(adapter_dir, "adapter_model.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{adapter_dir}: adapter_model.safetensors cannot be read ({error}); save the adapters again as safetensors"
+        ) from error
     base_may_lack = {*may_lack, *(_HEAD for key in stored if key.endswith(_HEAD))}
     base: Any
     if is_adapter(base_dir):  # an adapter on an adapter: transformers would leave the lower one out of the merge
@@ -286,10 +295,15 @@ def _load_adapted(loader: Any, adapter_dir: PathLike, may_lack: Collection[str])
             f"{adapter_dir} cannot be put above its base {base_dir}: {' '.join(str(error).split())[:500]}. Name the "
             "base it was trained above, with its vocabulary, or merge it with the tool that made it"
         ) from error
-    asked = set(get_peft_model_state_dict(model))
-    if asked != stored:
-        wrong = sorted(asked ^ stored)
-        raise ModelError(f"{adapter_dir}: {len(wrong)} adapter weights missing or unknown: {', '.join(wrong[:5])}")
+    # Some tools store embeddings and heads beside the adapters; peft puts them in the place of the base's.
+    asked, whole = set(get_peft_model_state_dict(model)), model.state_dict()
+    replaced = {key for key in stored.keys() - asked if key in whole and stored[key].to(whole[key]).equal(whole[key])}
+    wrong = sorted(asked ^ (stored.keys() - replaced))
+    if wrong:
+        raise ModelError(
+            f"{adapter_dir}: {len(wrong)} adapter weights missing or unknown: {', '.join(wrong[:5])}. Save the "
+            "adapters again, or merge them with the tool that made them and give the merged folder"
+        )
     return model.eval()
 
 
@@ -322,19 +336,37 @@ def _merged(adapted: PeftModel, adapter_dir: PathLike) -> Any:
     ids = torch.randint(
         adapted.config.get_text_config().vocab_size, (1, 16), generator=torch.Generator().manual_seed(0)
     )
-    wanted = adapted(input_ids=ids).logits
+    wanted = _logits(adapted, ids, adapter_dir)
     try:
         model: Any = adapted.merge_and_unload()
-    except (AttributeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{adapter_dir} is of a kind that cannot be merged into a plain model: {error}") from error
-    delta = float((model(input_ids=ids).logits - wanted).abs().max())
+    except MISFITS as error:
+        kind = adapted.active_peft_config.peft_type.value
+        raise ModelError(
+            f"{adapter_dir} holds adapters of a kind that cannot be merged into a plain model ({kind}): {error}. Train "
+            "LoRA adapters or a whole model"
+        ) from error
+    delta = float((_logits(model, ids, adapter_dir) - wanted).abs().max())
     allowed = _MERGE_TOLERANCE * max(1.0, float(wanted.abs().max()))
     if not delta <= allowed:
         raise ModelError(
             f"{adapter_dir}: merged into its base it differs by {delta:.2g} (limit {allowed:.2g}), as where adapters "
-            "stand on an embedding that is tied to the output head; untie them in the base, or train other layers"
+            "stand on an embedding that is tied to the output head, or on layers that are used twice; untie them in "
+            "the base, or train other layers"
         )
     return model
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Tensor, model_dir: PathLike) -> Tensor:
+    try:
+        return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
+    except torch.OutOfMemoryError:
+        raise
+    except MISFITS as error:
+        raise ModelError(
+            f"the model of {model_dir} with its adapters cannot be run on token ids alone: {error}. Merge it with "
+            "the tool that made it"
+        ) from error
 
 
 # ---------------------------------------------------------------- the score head

@@ -29,7 +29,7 @@ def switch_noise_off(model: PreTrainedModel) -> None:
             module.p = 0.0
         for name in _shares(module):
             setattr(module, name, 0.0)
-    configs = list(_configs(model.config))
+    configs = list(configs_of(model.config))
     kept = [(path, name, value) for path, config in configs for name, value in _shares(config).items()]
     for _, config in configs:
         for name in _shares(config):
@@ -45,7 +45,7 @@ def remember_noise(model: Any, of: Any) -> None:
 @contextmanager
 def original_noise(model: Any) -> Iterator[None]:
     """Let a model's configuration say what it said when it was loaded, while it is saved."""
-    configs = dict(_configs(model.config))
+    configs = dict(configs_of(model.config))
     kept = [(configs[path], name, value) for path, name, value in getattr(model, _KEPT, ()) if path in configs]
     for config, name, value in kept:
         setattr(config, name, value)
@@ -70,9 +70,9 @@ def _shares(owner: Any) -> dict[str, float]:
     }
 
 
-def _configs(config: PretrainedConfig, path: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
+def configs_of(config: PretrainedConfig, path: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
     """Give a configuration and those inside it, each with its place."""
     yield path, config
     for name, value in vars(config).items():
         if isinstance(value, PretrainedConfig):
-            yield from _configs(value, f"{path}.{name}")
+            yield from configs_of(value, f"{path}.{name}")

@@ -28,15 +28,20 @@ class PackedLinear(nn.Module):
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weights as a linear layer has them, for models that read them instead of calling the layer."""
+        return self._weight.to_dense()
 
     def forward(self, rows: Tensor) -> Tensor:
         """Multiply (…, in_features) to (…, out_features)."""
-        return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self.bias, "none", [], "")
 
     def extra_repr(self) -> str:
         """Say the widths, as a linear layer does."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self._bias is not None}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 def pack_linears(model: nn.Module) -> int:

@@ -25,32 +25,38 @@ MAX_MERGE_DELTA = 1e-4
 """Largest difference of outputs between merged and unmerged weights, relative to the largest output above 1."""
 
 
-def check_targets(model: nn.Module, targets: str | Sequence[str]) -> None:
+def check_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
     """Refuse names of layers that a model does not have: peft adapts the others and says nothing.
 
     Args:
         targets: "all-linear", a regular expression for whole names, or ends of names.
 
+    Returns:
+        Linear layers that take no adapter all the same, to be left out of "all-linear".
+
     Raises:
         TrainError: lists the names that match nothing or no layer that can be adapted, and those of the model.
     """
+    several = _layers_of_several_outputs(model)
     if isinstance(targets, str) and targets.lower() == "all-linear":
-        return
+        return several
     layers = {name: layer for name, layer in model.named_modules() if name}
+    adaptable = {name for name, layer in layers.items() if _can_be_adapted(layer) and name not in several}
     faults = []
     for target in [targets] if isinstance(targets, str) else targets:
-        found = [layer for name, layer in layers.items() if _matches(name, target, isinstance(targets, str))]
-        wrong = sorted({type(layer).__name__ for layer in found if not _can_be_adapted(layer)})
+        found = [name for name in layers if _matches(name, target, isinstance(targets, str))]
+        wrong = sorted({type(layers[name]).__name__ for name in found if name not in adaptable})
         if not found:
             faults.append(f"{target!r} matches no layer")
         elif wrong:
             faults.append(f"{target!r} matches {', '.join(wrong)}, which takes no adapter")
     if faults or not targets:
-        known = sorted({name.rpartition(".")[2] for name, layer in layers.items() if _can_be_adapted(layer)})
+        known = sorted({name.rpartition(".")[2] for name in adaptable})
         raise TrainError(
             f"lora.target_modules: {'; '.join(faults) or 'it is empty'}. Layers of this {type(model).__name__}: "
             f"{', '.join(known)}; or use all-linear."
         )
+    return []
 
 
 def _matches(name: str, target: str, is_pattern: bool) -> bool:
@@ -65,6 +71,29 @@ def _matches(name: str, target: str, is_pattern: bool) -> bool:
 def _can_be_adapted(layer: nn.Module) -> bool:
     kinds = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
     return isinstance(layer, kinds) or "Linear" in type(layer).__name__
+
+
+@torch.no_grad()
+def _layers_of_several_outputs(model: Any) -> list[str]:
+    """List the linear layers that give more than a product, as some routers do: an adapter adds to one tensor."""
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            found.append(name)
+
+    handles = [
+        layer.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and type(layer).forward is not nn.Linear.forward
+    ]
+    if handles:
+        was_training = model.training
+        model.eval()(input_ids=torch.tensor([[0, 1, 2]], device=model.device), use_cache=False)
+        model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def adapted_layers(model: nn.Module) -> list[str]:

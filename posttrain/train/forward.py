@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from posttrain.core.errors import ModelError
+from posttrain.core.errors import MISFITS
 from posttrain.core.packing import Pack
 from posttrain.core.row_angles import follows_length
 from posttrain.core.segment_attention import NAME, UnsupportedModel, layout
@@ -89,8 +89,10 @@ class Forward:
             distance, limit = self._distance(together_NH, alone_NH)
             if not distance <= limit:
                 self.why_padded = f"hidden states in packs are off by {distance:.2g} (limit {limit:g})"
-        except (ModelError, TypeError) as error:  # TypeError: a layer that takes no further arguments
-            self.why_padded = str(error)
+        except torch.OutOfMemoryError:
+            raise
+        except MISFITS as error:  # a TypeError, for example, of a layer that takes no further arguments
+            self.why_padded = str(error) or type(error).__name__
 
     def check_padding(self, padded: Part) -> None:
         """Refuse a model in which a row's hidden states depend on the rows beside it.

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from posttrain.config import TrainConfig
+from posttrain.core.model_saving import unchanged_config
 from posttrain.train.batches import EpochLoader
+from posttrain.train.errors import TrainError
 from posttrain.train.forward import Forward
 from posttrain.train.guards import check_adapters_moved, check_gradient, check_loss
 from posttrain.train.peak import Work
@@ -47,6 +49,28 @@ class ExactTrainer(ResumableTrainer):
 
     model: Any
     loss_is_scaled_for_ga: Any = True
+
+    def __init__(self, **given: Any) -> None:
+        """Set up TRL's trainer, which puts the adapters in.
+
+        Raises:
+            TrainError: peft puts no such adapters into this model.
+        """
+        try:
+            with unchanged_config(given["model"]):
+                super().__init__(**given)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            if given.get("peft_config") is None:
+                raise
+            reason = " ".join(str(error).split())[:400]
+            raise TrainError(
+                f"no adapters can be put into a {type(given['model']).__name__}: {reason}. Name other layers in "
+                "lora.target_modules, or leave lora out."
+            ) from error
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with unchanged_config(self.model):
+            return super().train(*args, **kwargs)
 
     def prepare_loop(self, config: TrainConfig, loader: EpochLoader, forward: Forward) -> None:
         """Hand over what the training loop needs; call once after the constructor."""

@@ -194,12 +194,13 @@ def lora_arguments(job: Job, model: Any, task: str) -> PeftLoraConfig | None:
     if lora is None:
         return None
     modules = lora.target_modules
-    check_targets(model, modules)
+    left_out = check_targets(model, modules)
     return PeftLoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a float is as good
         lora_dropout=lora.dropout,
         target_modules=modules if isinstance(modules, str) else list(modules),
+        exclude_modules=left_out or None,
         task_type=task,
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
     )
@@ -260,8 +261,7 @@ def run(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(metrics)
-    if main:
-        check_can_save(trainer.model, tokenizer)
+    check_can_save(trainer.model, tokenizer)  # in every process, so that all of them end
     base_hash = model_hash(job.model_dir) if job.config.lora else ""
     if job.in_4bit:
         float32_adapters(trainer.model)

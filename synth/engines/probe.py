@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from posttrain.core.batching import token_logprobs
 from posttrain.core.chat import encode_prompt
-from posttrain.core.errors import DataError, ModelError
+from posttrain.core.errors import MISFITS, DataError, ModelError
 from synth.engines.base import EngineError, Request, SamplingParams
 from synth.engines.running import RunningBatch, context_of
 from synth.engines.step import ATTENTION
@@ -152,10 +152,21 @@ def choose_attention(model: PreTrainedModel, probe: Probe, name: str) -> float:
             difference = probe_difference(model, probe)
             if difference <= limit:
                 return difference
-        except (ModelError, TypeError):  # its layers ask for more than slots have, or hand nothing down to attention
+        except torch.OutOfMemoryError:
+            raise
+        except MISFITS:  # its layers ask for more than slots have, or hand nothing down to attention
             pass
         model.set_attn_implementation(own)
-    difference = probe_difference(model, probe)
+    try:
+        difference = probe_difference(model, probe)
+    except torch.OutOfMemoryError:
+        raise
+    except MISFITS as error:
+        raise EngineError(
+            f"model type {model.config.model_type!r} cannot be sampled from by the 'transformers' engine: its layers "
+            f"do not take the engine's cache and masks ({' '.join(str(error).split())[:200] or type(error).__name__}) "
+            f"- {name}, probed at start - use 'vllm', or serve the model and use the 'openai' engine"
+        ) from error
     if not difference <= limit:
         raise EngineError(
             f"the engine's log-probs differ from a plain forward pass by {difference:.2g} nats a token on average "

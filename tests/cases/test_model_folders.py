@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, make
 from made import assistant, byte_bpe, llama, user, write_rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -210,3 +211,35 @@ def test_models_of_two_templates_are_neither_averaged_nor_distilled(tmp_path, to
         average_checkpoints([one, other], tmp_path / "mean2")
     with pytest.raises(ModelError, match="give the student the teacher's template"):
         check_vocabularies(AutoTokenizer.from_pretrained(one), AutoTokenizer.from_pretrained(other), one, other)
+
+
+def test_a_trained_folder_says_what_its_base_said_and_is_averaged_with_it(tmp_path, tokenizer, run_command):
+    """Trainers set router logits, a coefficient and special tokens on the configuration: trl#2156, mergekit#446."""
+    rows = [{"prompt": user(f"name a river {i}"), "completion": assistant("the elbe")} for i in range(4)]
+    pairs = [
+        {"prompt": row["prompt"], "chosen": row["completion"], "rejected": assistant("a fish"), "prompt_id": f"p{i}"}
+        for i, row in enumerate(rows)
+    ]
+    data = {"sft": write_rows(tmp_path / "rows", rows), "dpo": write_rows(tmp_path / "pairs", pairs)}
+    for_older_readers = {"rope_theta", "torch_dtype", "rope_scaling"}
+    faults = []
+    for name, config_class, usual, settings in ARCHITECTURES:
+        if name not in ("mixtral", "qwen3_moe"):
+            continue
+        base = make(tmp_path / name, tokenizer, config_class, usual, {**settings, "pad_token_id": None})
+        before = json.loads((base / "config.json").read_text())
+        for kind in data:
+            for adapters in ([], ["lora.rank=2"]):
+                out = tmp_path / f"{name}-{kind}-{len(adapters)}"
+                asked = ("--model", base, "--data", data[kind], "--out", out, "max_steps=1", "learning_rate=1e-3")
+                ran = run_command("train", kind, *asked, *adapters)
+                if ran.code:
+                    faults.append((out.name, ran.said[-300:]))
+                    continue
+                after = json.loads((out / "config.json").read_text())
+                changed = {
+                    key: (before.get(key), after.get(key)) for key in (before.keys() | after.keys()) - for_older_readers
+                }
+                faults += [(out.name, key, *both) for key, both in changed.items() if both[0] != both[1]]
+                average_checkpoints([base, out], tmp_path / f"mean-{out.name}")
+    assert not faults
