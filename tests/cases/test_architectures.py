@@ -1,6 +1,6 @@
 """Every architecture trains, scores and samples as plain transformers does, or is refused by name before a step.
 
-After TRL, PEFT and transformers reports of single architectures: trl#3927, peft#1457, transformers#45127.
+After TRL, PEFT and transformers reports of single architectures: peft#1457, transformers#45127.
 """
 
 import json

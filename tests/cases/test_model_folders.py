@@ -214,7 +214,7 @@ def test_models_of_two_templates_are_neither_averaged_nor_distilled(tmp_path, to
 
 
 def test_a_trained_folder_says_what_its_base_said_and_is_averaged_with_it(tmp_path, tokenizer, run_command):
-    """Trainers set router logits, a coefficient and special tokens on the configuration: trl#2156, mergekit#446."""
+    """Trainers set router logits, a coefficient and special tokens on the configuration."""
     rows = [{"prompt": user(f"name a river {i}"), "completion": assistant("the elbe")} for i in range(4)]
     pairs = [
         {"prompt": row["prompt"], "chosen": row["completion"], "rejected": assistant("a fish"), "prompt_id": f"p{i}"}
