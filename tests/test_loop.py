@@ -86,7 +86,8 @@ def test_what_is_gone_is_said_before_anything_is_told_without_it(finished, tmp_p
     for command in (["trace", "tiny", "--model", "best"], ["trace", "tiny", rows[0]["prompt_id"]], ["report", "tiny"]):
         caplog.clear()
         assert main([*command, "--root", str(root)]) == 0
-        assert f"run tiny are not in {root / 'artifacts'}, and what follows leaves them out: {told}. Name" in caplog.text
+        where = f"run tiny are not in {root / 'artifacts'}"
+        assert f"{where}, and what follows leaves them out: {told}. Name" in caplog.text
     capsys.readouterr()
     for command in (["--model", "base"], [rows[0]["prompt_id"]]):
         assert main(["trace", "tiny", *command, "--json", "--root", str(root)]) == 0
