@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             error = {"error": {"message": f"fault {fault}, key {self.headers.get('Authorization')}"}}
             return self._send(int(fault), error, {"Retry-After": "0.2"} if fault == "429" else {})
         if fault == "stall":
-            time.sleep(1.5)
+            time.sleep(4.0)
             return self._send(200, good)
         if fault == "slow":
             time.sleep(0.05)

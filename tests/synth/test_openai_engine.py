@@ -108,7 +108,7 @@ def test_one_in_ten_requests_fails_and_nothing_is_lost_or_twice():
 
     requests = make_requests(40, 5)
     with FaultyServer(fault) as server:
-        check_all_there(collect(make_engine(server, concurrency=16), requests), requests)
+        check_all_there(collect(make_engine(server, concurrency=16, timeout_s=2.5), requests), requests)
     assert server.most_under_way <= 16
     asked = Counter((body["messages"][-1]["content"], body["seed"]) for body in server.answered)
     # A good answer is never asked for again.
