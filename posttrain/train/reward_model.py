@@ -53,6 +53,9 @@ Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
+FEW_PAIRS = 100
+"""Fewer pairs than this are worth a warning before a reward model is made of them."""
+
 
 def train_reward_model(
     model_dir: str | Path,
@@ -137,10 +140,6 @@ def split_by_prompt(rows: list[Row], share: float, min_pairs: int = 2) -> tuple[
     held = set(order[: max(1, math.floor(share * len(order)))])
     kept = [row for row, name in zip(rows, ids, strict=True) if name not in held]
     return kept, [row for row, name in zip(rows, ids, strict=True) if name in held]
-
-
-FEW_PAIRS = 100
-"""Fewer pairs than this are worth a warning before a reward model is made of them."""
 
 
 def _prompt_names(rows: list[Row]) -> list[str]:

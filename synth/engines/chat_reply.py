@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from posttrain.core.formats import Message
+from posttrain.core.row_keys import THOUGHT_KEYS
 from synth.engines.base import ECHO, LEFT_OUT, LOW_COUNT, STOP_AT_LIMIT, Request, Sample
 from synth.engines.connection import MAX_WORDS, words_of
 
@@ -16,7 +17,6 @@ _LENGTH = {"length", "max_tokens", "max_length", "max_output_tokens", "model_len
 _FILTER = {"content_filter", "content_filtered", "safety", "refusal", "recitation", "blocklist", "prohibited_content"}
 _CALLS = {"tool_calls", "tool_call", "tool_use", "function_call"}
 _BROKEN_OFF = {"abort", "aborted", "cancelled", "error", "insufficient_system_resource"}
-_THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 
 LEAST_WINDOW = 256
 """A prompt that is cut fills the server's window. A smaller count is of a server that does not count, or not all."""
@@ -151,7 +151,7 @@ def _content(message: dict[str, Any], reason: str) -> str | None:
         raise Refused(f"the model declined: {_quoted(message['refusal'])}")
     if message.get("tool_calls") or message.get("function_call"):
         raise Refused("the answer calls a tool and says nothing")
-    has_thought = any(message.get(name) for name in _THOUGHTS)
+    has_thought = any(message.get(name) for name in THOUGHT_KEYS)
     return None if content is None or (has_thought and reason == "stop") else content
 
 
